@@ -1,0 +1,97 @@
+"""One denoising block u_hat_theta_t(z_{t-1}, x) of NoProp-DT (figure 6 of the paper, left).
+
+An image path and a label path are concatenated and end in m logits; u_hat = softmax(logits) W_embed is a convex
+combination of the class embeddings. Only the label path and what follows depends on z, so `features` (nearly all
+of the work) can be computed once per image and shared by many calls of `logits`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.image_path import FEATURES, ImagePath
+
+
+class VectorPath(nn.Module):
+    """Label path for an embedding that is a vector: z (B, d) -> (B, 256), with one residual step."""
+
+    def __init__(self, embedding_dim: int, width: int = FEATURES):
+        super().__init__()
+        self.embed = nn.Sequential(
+            nn.Linear(embedding_dim, width), nn.BatchNorm1d(width), nn.ReLU()
+        )
+        self.residual = nn.Sequential(
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+        )
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        h = self.embed(z)
+        return h + self.residual(h)
+
+
+class PrototypePath(nn.Module):
+    """Label path for an embedding that is an image: z (B, C*H*W) -> (B, 256), as the image path."""
+
+    def __init__(self, image_shape: tuple[int, int, int]):
+        super().__init__()
+        self.image_shape = image_shape
+        self.path = ImagePath(image_shape)
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        image = z.unflatten(1, self.image_shape)  # (B, C, H, W)
+        return self.path(image.contiguous(memory_format=torch.channels_last), generator)
+
+
+class NoPropBlock(nn.Module):
+    """u_hat_theta_t(z_{t-1}, x).
+
+    Args:
+        image_shape: (C, H, W).
+        embedding_dim: d.
+        num_classes: m.
+        prototype: z is an image (d = C*H*W) and takes a convolutional path.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        embedding_dim: int,
+        num_classes: int,
+        prototype: bool = False,
+    ):
+        super().__init__()
+        if prototype and embedding_dim != math.prod(image_shape):
+            raise ValueError(f"prototypes of images {image_shape} have d = {math.prod(image_shape)}")
+        self.image_path = ImagePath(image_shape)
+        self.label_path = PrototypePath(image_shape) if prototype else VectorPath(embedding_dim)
+        self.fuse = nn.Sequential(
+            nn.Linear(2 * FEATURES, 256),
+            nn.BatchNorm1d(256),
+            nn.ReLU(),
+            nn.Linear(256, 128),
+            nn.BatchNorm1d(128),
+            nn.ReLU(),
+            nn.Linear(128, num_classes),
+        )
+
+    def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What does not depend on z: x (B, C, H, W) -> (B, 256)."""
+        return self.image_path(x, generator)
+
+    def logits(
+        self, z: Tensor, features: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """z (B, d) and features (B, 256) -> (B, m)."""
+        return self.fuse(torch.cat([features, self.label_path(z, generator)], dim=1))
+
+    def forward(
+        self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """z (B, d), x (B, C, H, W), W_embed (m, d) -> u_hat (B, d). The generator draws the dropout masks."""
+        logits = self.logits(z, self.features(x, generator), generator)
+        return logits.softmax(dim=1) @ W_embed

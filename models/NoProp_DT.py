@@ -1,0 +1,175 @@
+"""NoProp in discrete time: T blocks that each learn alone to denoise a class embedding (section 3 of the paper).
+
+t = 0 is pure noise and t = T is clean; block t (1..T) maps z_{t-1} and the image x to u_hat. No graph ever spans
+two blocks: gradients stay inside a block, there is no back-propagation between blocks.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.class_probability import class_log_prob
+from models.NoPropBlock import NoPropBlock
+from models.schedules import snr, step_coefficients
+
+
+class BlockLoss(NamedTuple):
+    """The three terms of eq. 8 for one block, each a scalar averaged over the batch; the loss is their sum."""
+
+    class_nll: Tensor
+    kl: Tensor
+    denoise: Tensor
+
+
+class NoPropNetDT(nn.Module):
+    """T blocks, the class embeddings W_embed, the linear classifier theta_out and the schedule alpha_bar.
+
+    Args:
+        image_shape: (C, H, W).
+        W_embed: (m, d) class embeddings; learned if learn_embedding, else a fixed buffer.
+        alpha_bar: (T+1,) float64, strictly increasing inside (0, 1).
+        eta: weight of the denoising term.
+        class_probability, sigma: see class_log_prob.
+        prototype: embeddings are images.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        alpha_bar: Tensor,
+        *,
+        learn_embedding: bool,
+        prototype: bool = False,
+        eta: float = 0.1,
+        class_probability: str = "softmax",
+        sigma: float = 1.0,
+    ):
+        super().__init__()
+        num_classes, embedding_dim = W_embed.shape
+        self.eta = eta
+        self.class_probability = class_probability
+        self.sigma = sigma
+        self.register_buffer("alpha_bar", alpha_bar.double())
+        if learn_embedding:
+            self.W_embed = nn.Parameter(W_embed.clone())
+        else:
+            self.register_buffer("W_embed", W_embed.clone())
+        self.theta_out = nn.Linear(embedding_dim, num_classes)
+        self.blocks = nn.ModuleList(
+            NoPropBlock(image_shape, embedding_dim, num_classes, prototype)
+            for _ in range(len(alpha_bar) - 1)
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        """T."""
+        return len(self.blocks)
+
+    @property
+    def embedding_dim(self) -> int:
+        """d."""
+        return self.W_embed.shape[1]
+
+    def block(self, t: int) -> NoPropBlock:
+        """Block t = 1..T, which reads z_{t-1}. Raises IndexError outside."""
+        if not 1 <= t <= self.num_blocks:
+            raise IndexError(f"block {t} of 1..{self.num_blocks}")
+        return self.blocks[t - 1]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """theta_out and, where it is learned, W_embed."""
+        return [p for name, p in self.named_parameters() if not name.startswith("blocks.")]
+
+    def coefficients(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """a_t, b_t, c_t of eq. 3 for t = 1..T, scalars."""
+        return step_coefficients(self.alpha_bar[t - 1], self.alpha_bar[t])
+
+    def q_sample(self, t: int, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z_t ~ q(z_t | y) = N(sqrt(alpha_bar_t) u_y, (1 - alpha_bar_t) I); u_y and z_t (B, d)."""
+        eps = torch.empty_like(u_y).normal_(generator=generator)
+        return self.alpha_bar[t].sqrt() * u_y + (1 - self.alpha_bar[t]).sqrt() * eps
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
+        return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.sigma)
+
+    def kl(self, u_y: Tensor) -> Tensor:
+        """KL(q(z_0 | y) || N(0, I)), mean over the batch; u_y (B, d)."""
+        d, alpha_bar_0 = u_y.shape[1], self.alpha_bar[0]
+        square = u_y.square().sum(dim=1)
+        return (alpha_bar_0 * square - d * alpha_bar_0 - d * torch.log1p(-alpha_bar_0)).mean() / 2
+
+    def loss(
+        self,
+        t: int,
+        x: Tensor,
+        y: Tensor,
+        noise: torch.Generator | None = None,
+        drop: torch.Generator | None = None,
+    ) -> BlockLoss:
+        """The loss L_t of block t (eq. 8 and 61), its three terms apart.
+
+        x (B, C, H, W), y (B,) int64; generators for the noise of z and for the dropout masks.
+        """
+        u_y = self.W_embed[y]  # (B, d)
+        z_T = self.q_sample(self.num_blocks, u_y, noise)
+        class_nll = F.nll_loss(self.log_prob(z_T), y)
+
+        z_prev = self.q_sample(t - 1, u_y, noise)
+        u_hat = self.block(t)(z_prev, x, self.W_embed, drop)
+        snr_gain = snr(self.alpha_bar[t]) - snr(self.alpha_bar[t - 1])
+        square = (u_hat - u_y).square().sum(dim=1)  # summed over d
+        denoise = self.num_blocks / 2 * self.eta * snr_gain * square.mean()
+        return BlockLoss(class_nll, self.kl(u_y), denoise)
+
+    def step(
+        self, t: int, z_prev: Tensor, u_hat: Tensor, eps: Tensor | None = None
+    ) -> Tensor:
+        """z_t of eq. 3 from z_{t-1} and u_hat (both (..., d)); without eps the noise sqrt(c_t) eps is left out."""
+        a_t, b_t, c_t = self.coefficients(t)
+        z_t = a_t * u_hat + b_t * z_prev
+        return z_t if eps is None else z_t + c_t.sqrt() * eps
+
+    def denoise(
+        self,
+        x: Tensor,
+        generators: Sequence[torch.Generator | None] = (None,),
+        stochastic: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Carry noise to an answer, one block after the other; yields (z_t, u_hat's class weights) for t = 0..T.
+
+        z_t is (R, B, d), the weights softmax(logits) are (R, B, m), and 1/m at t = 0. R runs, one for each
+        generator, share the image features. Not stochastic: z_0 = 0, no noise, the generators only count the runs.
+        x (B, C, H, W) only: no label is seen.
+        """
+        runs, batch, d, m = len(generators), len(x), *self.W_embed.shape[::-1]
+
+        def noise() -> Tensor:
+            draws = [torch.randn(batch, d, generator=g, device=x.device) for g in generators]
+            return torch.stack(draws)  # (R, B, d)
+
+        z = noise() if stochastic else torch.zeros(runs, batch, d, device=x.device)
+        yield z, torch.full((runs, batch, m), 1 / m, device=x.device)
+        for t in range(1, self.num_blocks + 1):
+            features = self.block(t).features(x)  # (B, 256), once for all runs
+            logits = self.block(t).logits(z.flatten(0, 1), features.repeat(runs, 1))
+            weights = logits.softmax(dim=1)  # (R*B, m)
+            u_hat = (weights @ self.W_embed).view(runs, batch, d)
+            z = self.step(t, z, u_hat, noise() if stochastic else None)
+            yield z, weights.view(runs, batch, m)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        x: Tensor,
+        generators: Sequence[torch.Generator | None] = (None,),
+        stochastic: bool = True,
+    ) -> Tensor:
+        """p(y | z_T) of R inference runs from images only: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
+        for z, _ in self.denoise(x, generators, stochastic):
+            z_T = z
+        return self.log_prob(z_T).exp()

@@ -1,0 +1,21 @@
+"""The class probability p_theta_out(y | z_T) of the paper: a softmax (eq. 14) or radial distances (eq. 15-16)."""
+
+from torch import Tensor
+
+
+def class_log_prob(
+    logits: Tensor, W_embed: Tensor, kind: str = "softmax", sigma: float = 1.0
+) -> Tensor:
+    """log p(y | z_T) of every class, shape (..., m).
+
+    `softmax` (eq. 14): log softmax of logits = f_theta_out(z_T). `posterior` (eq. 15-16): y~ = softmax(logits) W_embed,
+    p(y) proportional to exp(-|y~ - u_y|^2 / (2 sigma^2)). logits (..., m), W_embed (m, d).
+    """
+    if kind == "softmax":
+        return logits.log_softmax(dim=-1)
+    if kind == "posterior":
+        y_tilde = logits.softmax(dim=-1) @ W_embed
+        # |y~ - u_y|^2 without its part |y~|^2, which is the same for all classes
+        square = W_embed.square().sum(dim=1) - 2 * y_tilde @ W_embed.T
+        return (-square / (2 * sigma**2)).log_softmax(dim=-1)
+    raise ValueError(f"no class probability {kind!r}: softmax or posterior")

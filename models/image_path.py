@@ -1,0 +1,43 @@
+"""The convolutional path of the paper's figure 6: image (B, C, H, W) -> features (B, 256)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.dropout import dropout
+
+FEATURES = 256
+
+
+class ImagePath(nn.Module):
+    """Three 3x3 convolutions (32, 64, 128 channels), max-pooling after the first and third, FC 256, batch norm.
+
+    Pooling comes before ReLU: the same function, with a quarter of the ReLUs.
+
+    Args:
+        image_shape: (C, H, W) with H, W >= 4.
+        drop: probability of the element-wise dropout after each convolution.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], drop: float = 0.2):
+        super().__init__()
+        channels, height, width = image_shape
+        if min(height, width) < 4:
+            raise ValueError(f"images must be at least 4 x 4 pixels, not {height} x {width}")
+        self.drop = drop
+        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
+        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(128 * (height // 4) * (width // 4), FEATURES)
+        self.norm = nn.BatchNorm1d(FEATURES)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x (B, C, H, W) -> (B, 256). The generator draws the dropout masks, in training mode only."""
+        h = self._drop(self.pool(self.conv1(x)).relu(), generator)
+        h = self._drop(self.conv2(h).relu(), generator)
+        h = self._drop(self.pool(self.conv3(h)).relu(), generator)
+        h = h.permute(0, 2, 3, 1).flatten(1)  # (B, H/4 * W/4 * 128): free of copies in channels_last
+        return self.norm(self.fc(h))
+
+    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        return dropout(h, self.drop, generator) if self.training and self.drop > 0 else h

@@ -1,0 +1,62 @@
+"""Named random streams: every random number comes from a generator keyed by (seed, purpose, index).
+
+A block's noise and dropout therefore do not depend on which other blocks are trained, or in which order.
+"""
+
+import hashlib
+from contextlib import contextmanager
+
+import torch
+
+from errors import UserError
+
+
+def stream_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """A 32-bit seed (all that torch's CPU generator uses of one) from the stream's name."""
+    name = f"{seed}/{purpose}/{index}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
+
+
+class Streams:
+    """The generators of a run on `device`; those that have been asked for are part of its state."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self.seed = seed
+        self.device = torch.device(device)
+        self._generators: dict[str, torch.Generator] = {}
+
+    def get(self, purpose: str, index: int = 0, device: str | None = None) -> torch.Generator:
+        """The stream's generator, which goes on where it was last left."""
+        key = f"{purpose}/{index}"
+        if key not in self._generators:
+            self._generators[key] = self.fresh(purpose, index, device)
+        return self._generators[key]
+
+    def fresh(self, purpose: str, index: int = 0, device: str | None = None) -> torch.Generator:
+        """A generator at the start of the stream, kept nowhere."""
+        generator = torch.Generator(self.device if device is None else device)
+        return generator.manual_seed(stream_seed(self.seed, purpose, index))
+
+    @contextmanager
+    def seeded(self, purpose: str, index: int = 0):
+        """Inside, torch's global CPU generator is this stream: for layers that initialise themselves from it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, purpose, index))
+            yield
+
+    def state_dict(self) -> dict:
+        states = {key: generator.get_state() for key, generator in self._generators.items()}
+        return {"seed": self.seed, "device": self.device.type, "states": states}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises UserError where the state was saved on another kind of device."""
+        if state["device"] != self.device.type:
+            raise UserError(
+                f"the random states of this checkpoint are of device {state['device']} and cannot go on on "
+                f"{self.device.type}: continue with --device {state['device']}"
+            )
+        self.seed = state["seed"]
+        for key, value in state["states"].items():
+            purpose, index = key.rsplit("/", 1)
+            on_cpu = purpose == "order"  # the order of the data is drawn on the CPU on every device
+            self.get(purpose, int(index), "cpu" if on_cpu else None).set_state(value)
