@@ -1,0 +1,129 @@
+"""Accuracy by sequential denoising: R inference runs, three ways to read the answer out (sample, vote, mean)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import DataInfo, Split
+from models.NoProp_DT import NoPropNetDT
+from streams import Streams
+
+READOUTS = ("sample", "vote", "mean")
+EVAL_BATCH = 500  # images at a time
+EXAMPLES = 24  # images kept for the pictures
+
+
+@dataclass
+class Evaluation:
+    """Accuracies in per cent. per_step_*: after every block t = 1..T, mean over the runs."""
+
+    readout: str
+    per_run: list[float]
+    vote: float
+    mean: float
+    per_step_accuracy: list[float]  # class of theta_out(z_t)
+    per_step_u_hat: list[float]  # class of block t's own u_hat
+    confusion: Tensor  # (m, m) counts of (true, predicted) by the readout
+
+    def accuracy(self, readout: str | None = None) -> tuple[float, float]:
+        """Mean and standard error of the readout (default: the one asked for); joined runs have no error."""
+        readout = readout or self.readout
+        if readout != "sample":
+            return getattr(self, readout), 0.0
+        runs = np.array(self.per_run)
+        error = runs.std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else 0.0
+        return float(runs.mean()), float(error)
+
+
+def inference_generators(streams: Streams, purpose: str, runs: int) -> list[torch.Generator]:
+    """Run r always draws the same noise, however many runs there are and whatever was evaluated before."""
+    return [streams.fresh(purpose, r) for r in range(runs)]
+
+
+def vote(probabilities: Tensor) -> Tensor:
+    """The most frequent class of the runs, ties to the larger mean probability: (R, B, m) -> (B,)."""
+    runs, _, m = probabilities.shape
+    votes = torch.nn.functional.one_hot(probabilities.argmax(dim=2), m).sum(dim=0)
+    return (votes + probabilities.mean(dim=0) / 2).argmax(dim=1)
+
+
+def read_out(probabilities: Tensor, readout: str) -> Tensor:
+    """Predicted classes, one row for each counted run: (R, B, m) -> (R, B) for sample, else (1, B)."""
+    if readout == "sample":
+        return probabilities.argmax(dim=2)
+    if readout == "vote":
+        return vote(probabilities).unsqueeze(0)
+    return probabilities.mean(dim=0, keepdim=True).argmax(dim=2)
+
+
+@torch.no_grad()
+def evaluate(
+    model: NoPropNetDT,
+    info: DataInfo,
+    split: Split,
+    generators: list[torch.Generator],
+    readout: str = "sample",
+    stochastic: bool = True,
+) -> Evaluation:
+    """Accuracy on a split, one inference run for each generator. The model sees images only.
+
+    Labels are compared with the finished predictions here, outside the model. Leaves the model in eval mode.
+    """
+    model.eval()
+    T, m, runs = model.num_blocks, len(info.classes), len(generators)
+    device = split.labels.device
+    correct = {name: torch.zeros(runs if name == "sample" else 1, device=device) for name in READOUTS}
+    by_step = torch.zeros(2, T + 1, device=device)
+    confusion = torch.zeros(m * m, dtype=torch.int64, device=device)
+
+    for images, labels in zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True):
+        for t, (z, weights) in enumerate(model.denoise(info.normalise(images), generators, stochastic)):
+            log_prob = model.log_prob(z)
+            by_step[0, t] += (log_prob.argmax(dim=2) == labels).sum()
+            by_step[1, t] += (weights.argmax(dim=2) == labels).sum()
+        for name in READOUTS:
+            predicted = read_out(log_prob.exp(), name)
+            correct[name] += (predicted == labels).sum(dim=1)
+            if name == readout:
+                cell = labels * m + predicted  # (R or 1, B)
+                confusion += torch.bincount(cell.flatten(), minlength=m * m)
+
+    per_cent = 100 / len(split)
+    return Evaluation(
+        readout=readout,
+        per_run=(correct["sample"] * per_cent).tolist(),
+        vote=correct["vote"].item() * per_cent,
+        mean=correct["mean"].item() * per_cent,
+        per_step_accuracy=(by_step[0, 1:] * per_cent / runs).tolist(),
+        per_step_u_hat=(by_step[1, 1:] * per_cent / runs).tolist(),
+        confusion=confusion.view(m, m).cpu(),
+    )
+
+
+@torch.no_grad()
+def example_paths(
+    model: NoPropNetDT,
+    info: DataInfo,
+    split: Split,
+    generators: list[torch.Generator],
+    stochastic: bool = True,
+) -> dict[str, np.ndarray]:
+    """Some images spread over the split, with what the model makes of them: material for the pictures.
+
+    images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (T+1, E, d) of the
+    first run, W_embed (m, d).
+    """
+    model.eval()
+    count = min(EXAMPLES, len(split))
+    chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
+    path = [z for z, _ in model.denoise(info.normalise(chosen.images), generators, stochastic)]
+    content = {
+        "images": chosen.images,
+        "labels": chosen.labels,
+        "probabilities": model.log_prob(path[-1]).exp().mean(dim=0),
+        "z_path": torch.stack([z[0] for z in path]),
+        "W_embed": model.W_embed,
+    }
+    return {name: value.detach().cpu().numpy() for name, value in content.items()}

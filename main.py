@@ -1,0 +1,273 @@
+"""Command line of NoProp: train, continue, evaluate, predict.
+
+    python main.py --dataset digits                                  train, test and draw
+    python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
+    python main.py --help                                            all flags
+"""
+
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from build import model_from_checkpoint, new_model
+from checkpoint import __version__, load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
+from data import DataInfo, Split, load_raw, training_data
+from errors import UserError
+from evaluate import READOUTS, Evaluation, evaluate, example_paths, inference_generators, read_out
+from folder import decode_images, match_channels
+from models.NoProp_DT import NoPropNetDT
+from options import adopt, parse_flags, settle
+from resources import peak_memory
+from streams import Streams
+from train import Trainer, write_examples
+from visualize import draw_run
+
+DEFAULT_RUN = "checkpoints_run"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        args, given = parse_flags(argv)
+        if args.evaluate:
+            evaluate_checkpoint(args, given)
+        elif args.predict:
+            predict_files(args, given)
+        else:
+            train(args, given)
+    except UserError as error:
+        print("main.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"main.py: error: {error}: the files written before are intact", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Terminated) as stop:
+        return _stopped(args, stop)
+    return 0
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(*_):
+    raise Terminated
+
+
+def _stopped(args: Namespace, stop: BaseException) -> int:
+    last = run_folder(args) / "last.pt"
+    hint = f"continue with: python main.py --checkpoint {shlex.quote(str(last))}" if last.exists() else "nothing saved"
+    print(f"main.py: stopped; {hint}", file=sys.stderr)
+    return 130 if isinstance(stop, KeyboardInterrupt) else 143
+
+
+def train(args: Namespace, given: set[str]) -> None:
+    """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
+    checkpoint = load_checkpoint(args.checkpoint) if args.checkpoint else None
+    if checkpoint:
+        args = settings_of(checkpoint, args, given)
+        if "optimizers" not in checkpoint:
+            raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
+    else:
+        settle(args, given)
+    device = pick_device(args)
+    streams = Streams(args.seed, device)
+    run = run_folder(args)
+    info = DataInfo(**checkpoint["info"]) if checkpoint else None
+    shape = info.image_shape if info else None
+
+    raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, shape)
+    require_classes(raw.classes, info.classes if info else raw.classes, "training")
+    data = training_data(raw, args.val_fraction, streams, info)
+    test = load_test(args, data.info)
+    if checkpoint:
+        model = model_from_checkpoint(args, data.info, checkpoint["model"])
+    else:
+        model = new_model(args, data.info, data.train, streams)
+    model.to(device)
+    if args.compile:
+        compile_blocks(model)
+    open_run_folder(run)
+    trainer = Trainer(model, data, args, streams, run)
+    if checkpoint:
+        trainer.load_state_dict(checkpoint)
+    elif (aside := set_aside_earlier_run(run)) is not None:
+        print(f"the earlier run in {run} is now in {aside}")
+
+    print(describe_run(args, data.info, model, len(data.train), len(data.validation), len(test), device))
+    write_json(run / "config.json", {**vars(args), "versions": versions(device)})
+    trainer.fit()
+    result = test_and_report(args, model, data.info, test, streams, run, trainer.model_dict() | {"epoch": trainer.best["epoch"]})
+    for path in draw_run(run):
+        print(f"drawn: {path}")
+    print_accuracies(args, result)
+
+
+def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
+    """Accuracy of a checkpoint's model on the test images; its settings and data come from the checkpoint."""
+    checkpoint = load_checkpoint(args.checkpoint)
+    args = settings_of(checkpoint, args, given)
+    device = pick_device(args)
+    run = run_folder(args)
+    info = DataInfo(**checkpoint["info"])
+    test = load_test(args, info)
+    model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
+    open_run_folder(run)
+    result = test_and_report(args, model, info, test, Streams(args.seed, device), run, checkpoint)
+    print_accuracies(args, result)
+
+
+def predict_files(args: Namespace, given: set[str]) -> None:
+    """Class and probability of image files, a line each: file, class, per cent."""
+    checkpoint = load_checkpoint(args.checkpoint)
+    files = args.predict
+    args = settings_of(checkpoint, args, given)
+    device = pick_device(args)
+    info = DataInfo(**checkpoint["info"])
+    channels, height, width = info.image_shape
+    images = match_channels(decode_images(files, (height, width)), channels)
+    model = model_from_checkpoint(args, info, checkpoint["model"]).to(device).eval()
+
+    generators = inference_generators(Streams(args.seed, device), "predict", args.eval_runs)
+    stochastic = args.inference == "stochastic"
+    probabilities = model.predict(info.normalise(images.to(device)), generators, stochastic)  # (R, B, m)
+    if args.readout == "sample":
+        probabilities = probabilities[:1]
+    classes = read_out(probabilities, args.readout)[0].tolist()
+    mean = probabilities.mean(dim=0)
+    for i, (file, y) in enumerate(zip(files, classes, strict=True)):
+        print(f"{file}\t{info.classes[y]}\t{100 * mean[i, y].item():.2f} %")
+
+
+def settings_of(checkpoint: dict, args: Namespace, given: set[str]) -> Namespace:
+    """The settings that this call uses a checkpoint with."""
+    return adopt(args, given, checkpoint["config"])
+
+
+def run_folder(args: Namespace) -> Path:
+    if args.checkpoint_dir:
+        return Path(args.checkpoint_dir)
+    return Path(args.checkpoint).parent if args.checkpoint else Path(DEFAULT_RUN)
+
+
+def pick_device(args: Namespace) -> torch.device:
+    """Raises UserError for a device that is not there and for --amp without CUDA."""
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is none: take auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; take --device cpu")
+    if args.amp and device.type != "cuda":
+        raise UserError("--amp needs CUDA: on a CPU it would only slow the training down; leave it out")
+    return device
+
+
+def load_test(args: Namespace, info: DataInfo) -> Split:
+    """The test images on the CPU. Raises UserError where their classes are not those of the training images."""
+    raw = load_raw(args.dataset, args.data_dir, "test", shape=info.image_shape)
+    require_classes(raw.classes, info.classes, "test")
+    return Split(raw.images, raw.labels)
+
+
+def require_classes(found: list[str], expected: list[str], part: str) -> None:
+    if found != expected:
+        missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
+
+
+def compile_blocks(model: NoPropNetDT) -> None:
+    for block in model.blocks:
+        for part in (block.image_path, block.label_path, block.fuse):
+            part.compile()
+
+
+def test_and_report(
+    args: Namespace, model: NoPropNetDT, info: DataInfo, test: Split, streams: Streams, run: Path, checkpoint: dict
+) -> Evaluation:
+    """Evaluate on the test images; writes results.json and the material of the pictures."""
+    test = test.to(streams.device)
+    stochastic = args.inference == "stochastic"
+    start = time.perf_counter()
+    generators = inference_generators(streams, "inference", args.eval_runs)
+    result = evaluate(model, info, test, generators, args.readout, stochastic)
+    seconds = time.perf_counter() - start
+    generators = inference_generators(streams, "inference", args.eval_runs)
+    content = example_paths(model, info, test, generators, stochastic)
+    write_examples(run, content, result, "test", checkpoint["epoch"])
+    accuracies = {name: result.accuracy(name) for name in READOUTS}
+    write_json(run / "results.json", {
+        "method": args.method,
+        "dataset": args.dataset,
+        "test_accuracy_mean": result.accuracy()[0],
+        "test_accuracy_sem": result.accuracy()[1],
+        "readout": args.readout,
+        "inference": args.inference,
+        "accuracy_by_readout": {name: {"mean": mean, "sem": sem} for name, (mean, sem) in accuracies.items()},
+        "per_run": result.per_run,
+        "per_step_accuracy": result.per_step_accuracy,
+        "per_step_accuracy_u_hat": result.per_step_u_hat,
+        "epoch": checkpoint["epoch"],
+        "val_accuracy": checkpoint["val_accuracy"],
+        "seconds": {"training": checkpoint["train_seconds"], "evaluation": seconds},
+        **peak_memory(streams.device),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters_per_block": sum(p.numel() for p in model.block(1).parameters()),
+        "test_images": len(test),
+        "versions": versions(streams.device),
+    })  # fmt: skip
+    return result
+
+
+def print_accuracies(args: Namespace, result: Evaluation) -> None:
+    """Accuracy by step if asked for, by readout, and the last line of the program."""
+    runs = f"({len(result.per_run)} runs)"
+    if args.steps_report:
+        print("after block   class of z_t   class of the block's u_hat")
+        for t, accuracies in enumerate(zip(result.per_step_accuracy, result.per_step_u_hat, strict=True), 1):
+            print(f"{t:11d}   {accuracies[0]:10.2f} %   {accuracies[1]:10.2f} %")
+    for name in READOUTS:
+        mean, sem = result.accuracy(name)
+        print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
+    mean, sem = result.accuracy()
+    print(f"test accuracy: {mean:.2f} +- {sem:.2f} % {runs}")
+
+
+def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, *rest) -> str:
+    train, validation, test, device = rest
+    shape = "x".join(map(str, info.image_shape))
+    block = sum(p.numel() for p in model.block(1).parameters())
+    return (
+        f"{args.dataset}: {train} training, {validation} validation, {test} test images {shape}, "
+        f"{len(info.classes)} classes\n"
+        f"NoProp-DT: {args.num_blocks} blocks of {block / 1e6:.2f} M parameters, {args.embedding_type} embedding of "
+        f"d = {model.embedding_dim}, {args.schedule} schedule, {args.block_order} order, on {device}"
+    )
+
+
+def versions(device: torch.device) -> dict:
+    return {
+        "noprop": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""One optimizer for each block and one for the shared parameters, each with its own warm-up and plateau scheduler."""
+
+from collections.abc import Iterable
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
+
+PLATEAU_FACTOR = 0.5
+
+
+class Updater:
+    """AdamW over some parameters; its learning rate rises for warmup_steps steps, then follows the plateau scheduler.
+
+    Args:
+        plateau_patience: epochs without a better validation accuracy before the rate is halved; 0 is never.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int = 0,
+        plateau_patience: int = 0,
+    ):
+        self.optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        self.warmup = self.plateau = None
+        if plateau_patience:
+            self.plateau = ReduceLROnPlateau(
+                self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience
+            )
+        if warmup_steps:
+            self.warmup = LinearLR(self.optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def warming_up(self) -> bool:
+        return self.warmup is not None and self.warmup.last_epoch < self.warmup.total_iters
+
+    def step(self) -> None:
+        """Apply and clear the gradients."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.warming_up:
+            self.warmup.step()
+
+    def end_epoch(self, val_accuracy: float | None) -> None:
+        if self.plateau and val_accuracy is not None and not self.warming_up:
+            self.plateau.step(val_accuracy)
+
+    def state_dict(self) -> dict:
+        parts = {"optimizer": self.optimizer, "warmup": self.warmup, "plateau": self.plateau}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, part_state in state.items():
+            getattr(self, name).load_state_dict(part_state)
