@@ -53,9 +53,7 @@ def model_from_checkpoint(args: Namespace, info: DataInfo, state: dict[str, Tens
     return model
 
 
-def starting_embedding(
-    args: Namespace, info: DataInfo, train: Split, streams: Streams
-) -> Tensor:
+def starting_embedding(args: Namespace, info: DataInfo, train: Split, streams: Streams) -> Tensor:
     """W_embed (m, d) before training, on the CPU."""
     num_classes = len(info.classes)
     if args.embedding_type == "one-hot":

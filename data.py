@@ -96,9 +96,7 @@ def _load_digits(part: str) -> RawImages:
     images = (images * 255 / 16).round().astype("uint8").reshape(-1, 8, 8, 1)
     train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
     chosen = train if part == "train" else test
-    return RawImages(
-        torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]).long(), list("0123456789")
-    )
+    return RawImages(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]).long(), list("0123456789"))
 
 
 def _load_torchvision(name: str, data_dir: str, part: str) -> RawImages:

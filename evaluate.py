@@ -113,7 +113,7 @@ def example_paths(
     """Some images spread over the split, with what the model makes of them: material for the pictures.
 
     images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (T+1, E, d) of the
-    first run, W_embed (m, d).
+    first run, W_embed (m, d), classes (m,).
     """
     model.eval()
     count = min(EXAMPLES, len(split))
@@ -126,4 +126,5 @@ def example_paths(
         "z_path": torch.stack([z[0] for z in path]),
         "W_embed": model.W_embed,
     }
-    return {name: value.detach().cpu().numpy() for name, value in content.items()}
+    arrays = {name: value.detach().cpu().numpy() for name, value in content.items()}
+    return {**arrays, "classes": np.array(info.classes)}

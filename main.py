@@ -1,8 +1,8 @@
 """Command line of NoProp: train, continue, evaluate, predict.
 
-    python main.py --dataset digits                                  train, test and draw
-    python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
-    python main.py --help                                            all flags
+python main.py --dataset digits                                  train, test and draw
+python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
+python main.py --help                                            all flags
 """
 
 import os
@@ -24,7 +24,7 @@ from evaluate import READOUTS, Evaluation, evaluate, example_paths, inference_ge
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
 from options import adopt, parse_flags, settle
-from resources import peak_memory
+from resources import peak_memory, reuse_freed_memory
 from streams import Streams
 from train import Trainer, write_examples
 from visualize import draw_run
@@ -35,6 +35,7 @@ DEFAULT_RUN = "checkpoints_run"
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminate)
+    reuse_freed_memory()
     try:
         args, given = parse_flags(argv)
         if args.evaluate:
@@ -105,7 +106,9 @@ def train(args: Namespace, given: set[str]) -> None:
     print(describe_run(args, data.info, model, len(data.train), len(data.validation), len(test), device))
     write_json(run / "config.json", {**vars(args), "versions": versions(device)})
     trainer.fit()
-    result = test_and_report(args, model, data.info, test, streams, run, trainer.model_dict() | {"epoch": trainer.best["epoch"]})
+    result = test_and_report(
+        args, model, data.info, test, streams, run, trainer.model_dict() | {"epoch": trainer.best["epoch"]}
+    )
     for path in draw_run(run):
         print(f"drawn: {path}")
     print_accuracies(args, result)
@@ -170,7 +173,9 @@ def pick_device(args: Namespace) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is none: take auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; take --device cpu")
+        raise UserError(
+            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; take --device cpu"
+        )
     if args.amp and device.type != "cuda":
         raise UserError("--amp needs CUDA: on a CPU it would only slow the training down; leave it out")
     return device
@@ -196,7 +201,13 @@ def compile_blocks(model: NoPropNetDT) -> None:
 
 
 def test_and_report(
-    args: Namespace, model: NoPropNetDT, info: DataInfo, test: Split, streams: Streams, run: Path, checkpoint: dict
+    args: Namespace,
+    model: NoPropNetDT,
+    info: DataInfo,
+    test: Split,
+    streams: Streams,
+    run: Path,
+    checkpoint: dict,
 ) -> Evaluation:
     """Evaluate on the test images; writes results.json and the material of the pictures."""
     test = test.to(streams.device)

@@ -27,9 +27,7 @@ class Updater:
         self.optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
         self.warmup = self.plateau = None
         if plateau_patience:
-            self.plateau = ReduceLROnPlateau(
-                self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience
-            )
+            self.plateau = ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience)
         if warmup_steps:
             self.warmup = LinearLR(self.optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
 

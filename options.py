@@ -19,7 +19,13 @@ PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
 THIS_CALL = {"checkpoint", "checkpoint_dir", "device", "no_cuda", "evaluate", "predict", "steps_report"}
 RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile"}
 EVALUATE_FLAGS = PLACE_FLAGS | {"evaluate", "eval_runs", "readout", "inference", "steps_report", "seed"}
-PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {"predict", "eval_runs", "readout", "inference", "seed"}
+PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {
+    "predict",
+    "eval_runs",
+    "readout",
+    "inference",
+    "seed",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,7 +110,14 @@ def _model_flags(parser: Parser) -> None:
          choices=("orthogonal", "random", "prototype"))  # fmt: skip
     flag(group, "--class-probability", "softmax", "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)",
          choices=("softmax", "posterior"))  # fmt: skip
-    flag(group, "--posterior-sigma", 1.0, "sigma of the posterior, in units of the embedding", type=RATE, metavar="S")
+    flag(
+        group,
+        "--posterior-sigma",
+        1.0,
+        "sigma of the posterior, in units of the embedding",
+        type=RATE,
+        metavar="S",
+    )
     flag(group, "--schedule", "cosine", "noise schedule alpha_bar", choices=tuple(SCHEDULES))
     flag(group, "--alpha-bar-clip", ALPHA_BAR_CLIP, "range into which alpha_bar is clipped", nargs=2,
          type=_number(float, 0, 1, open_low=True), metavar=("LOW", "HIGH"))  # fmt: skip
@@ -121,7 +134,14 @@ def _training_flags(parser: Parser) -> None:
     flag(group, "--batch-size", 128, "images per step", type=_number(int, 2), metavar="N")
     flag(group, "--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
     flag(group, "--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
-    flag(group, "--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
+    flag(
+        group,
+        "--warmup-epochs",
+        0,
+        "epochs of linearly rising learning rate; 0: none",
+        type=COUNT,
+        metavar="N",
+    )
     flag(group, "--lr-scheduler-patience", 0, "epochs without a better validation accuracy after which the learning "
          "rate is halved; 0: never", type=COUNT, metavar="N")  # fmt: skip
     flag(group, "--early-stopping-patience", 0, "epochs without a better validation accuracy after which training "
@@ -131,7 +151,13 @@ def _training_flags(parser: Parser) -> None:
 
 def _inference_flags(parser: Parser) -> None:
     group, flag = parser.add_argument_group("evaluation and prediction"), parser.flag
-    flag(group, "--evaluate", False, "evaluate --checkpoint on the test images, train nothing", action="store_true")
+    flag(
+        group,
+        "--evaluate",
+        False,
+        "evaluate --checkpoint on the test images, train nothing",
+        action="store_true",
+    )
     flag(group, "--predict", None, "class and probability of image files, by the model of --checkpoint", nargs="+",
          shown="none", metavar="IMAGE")  # fmt: skip
     flag(group, "--inference", "stochastic", "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
@@ -151,7 +177,13 @@ def _place_flags(parser: Parser) -> None:
          shown="checkpoints_run; with --checkpoint: the checkpoint's folder")  # fmt: skip
     flag(group, "--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT,
          metavar="N")  # fmt: skip
-    flag(group, "--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
+    flag(
+        group,
+        "--device",
+        "auto",
+        "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
+        metavar="DEVICE",
+    )
     flag(group, "--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
     flag(group, "--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")
     flag(group, "--compile", False, "compile the blocks with torch.compile", action="store_true")

@@ -22,7 +22,7 @@ from evaluate import Evaluation, evaluate, example_paths, inference_generators
 from models.NoProp_DT import BlockLoss, NoPropNetDT
 from optimizers import Updater
 from resources import peak_memory
-from streams import Streams, stream_seed
+from streams import Streams
 
 CHECK_EVERY = 50  # block updates between two looks at the loss, each of which waits for the device
 
@@ -51,9 +51,7 @@ def update_order(
 class Trainer:
     """Trains a model and writes its run folder; `history` has one row per epoch."""
 
-    def __init__(
-        self, model: NoPropNetDT, data: TrainingData, args: Namespace, streams: Streams, run: Path
-    ):
+    def __init__(self, model: NoPropNetDT, data: TrainingData, args: Namespace, streams: Streams, run: Path):
         self.model, self.data, self.args, self.streams, self.run = model, data, args, streams, run
         self.epoch = 0
         self.history: list[dict] = []
@@ -61,17 +59,13 @@ class Trainer:
         self.W_embed_start = model.W_embed.detach().cpu().clone()
         batches = -(-len(data.train) // args.batch_size)
         shared_steps = batches * (1 if args.block_order == "interleaved" else args.num_blocks)
-        self.updaters = [
-            self._updater(model.block(t).parameters(), batches) for t in range(1, args.num_blocks + 1)
-        ]
+        self.updaters = [self._updater(model.block(t).parameters(), batches) for t in range(1, args.num_blocks + 1)]
         self.shared = self._updater(model.shared_parameters(), shared_steps)
 
     def _updater(self, parameters: Iterator, steps_per_epoch: int) -> Updater:
         args = self.args
         warmup_steps = args.warmup_epochs * steps_per_epoch
-        return Updater(
-            parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience
-        )
+        return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience)
 
     def fit(self) -> None:
         """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights."""

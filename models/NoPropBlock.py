@@ -18,9 +18,7 @@ class VectorPath(nn.Module):
 
     def __init__(self, embedding_dim: int, width: int = FEATURES):
         super().__init__()
-        self.embed = nn.Sequential(
-            nn.Linear(embedding_dim, width), nn.BatchNorm1d(width), nn.ReLU()
-        )
+        self.embed = nn.Sequential(nn.Linear(embedding_dim, width), nn.BatchNorm1d(width), nn.ReLU())
         self.residual = nn.Sequential(
             nn.Linear(width, width),
             nn.BatchNorm1d(width),
@@ -83,15 +81,11 @@ class NoPropBlock(nn.Module):
         """What does not depend on z: x (B, C, H, W) -> (B, 256)."""
         return self.image_path(x, generator)
 
-    def logits(
-        self, z: Tensor, features: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def logits(self, z: Tensor, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z (B, d) and features (B, 256) -> (B, m)."""
         return self.fuse(torch.cat([features, self.label_path(z, generator)], dim=1))
 
-    def forward(
-        self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z (B, d), x (B, C, H, W), W_embed (m, d) -> u_hat (B, d). The generator draws the dropout masks."""
         logits = self.logits(z, self.features(x, generator), generator)
         return logits.softmax(dim=1) @ W_embed

@@ -60,8 +60,7 @@ class NoPropNetDT(nn.Module):
             self.register_buffer("W_embed", W_embed.clone())
         self.theta_out = nn.Linear(embedding_dim, num_classes)
         self.blocks = nn.ModuleList(
-            NoPropBlock(image_shape, embedding_dim, num_classes, prototype)
-            for _ in range(len(alpha_bar) - 1)
+            NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for _ in range(len(alpha_bar) - 1)
         )
 
     @property
@@ -126,9 +125,7 @@ class NoPropNetDT(nn.Module):
         denoise = self.num_blocks / 2 * self.eta * snr_gain * square.mean()
         return BlockLoss(class_nll, self.kl(u_y), denoise)
 
-    def step(
-        self, t: int, z_prev: Tensor, u_hat: Tensor, eps: Tensor | None = None
-    ) -> Tensor:
+    def step(self, t: int, z_prev: Tensor, u_hat: Tensor, eps: Tensor | None = None) -> Tensor:
         """z_t of eq. 3 from z_{t-1} and u_hat (both (..., d)); without eps the noise sqrt(c_t) eps is left out."""
         a_t, b_t, c_t = self.coefficients(t)
         z_t = a_t * u_hat + b_t * z_prev

@@ -3,9 +3,7 @@
 from torch import Tensor
 
 
-def class_log_prob(
-    logits: Tensor, W_embed: Tensor, kind: str = "softmax", sigma: float = 1.0
-) -> Tensor:
+def class_log_prob(logits: Tensor, W_embed: Tensor, kind: str = "softmax", sigma: float = 1.0) -> Tensor:
     """log p(y | z_T) of every class, shape (..., m).
 
     `softmax` (eq. 14): log softmax of logits = f_theta_out(z_T). `posterior` (eq. 15-16): y~ = softmax(logits) W_embed,

@@ -41,9 +41,7 @@ def clip_alpha_bar(alpha_bar: Tensor, low: float, high: float) -> Tensor:
     return torch.cat([below[:-1], alpha_bar[first : last + 1], above[1:]])
 
 
-def make_alpha_bar(
-    schedule: str, num_blocks: int, clip: tuple[float, float] = ALPHA_BAR_CLIP
-) -> Tensor:
+def make_alpha_bar(schedule: str, num_blocks: int, clip: tuple[float, float] = ALPHA_BAR_CLIP) -> Tensor:
     """alpha_bar_0 .. alpha_bar_T of the named schedule, clipped; float64, shape (T+1,)."""
     return clip_alpha_bar(SCHEDULES[schedule](num_blocks), *clip)
 

@@ -1,0 +1,27 @@
+# make demo: set up, train and evaluate on digits, draw the pictures.   make test: set up, run the tests.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= checkpoints_run/demo
+
+.PHONY: demo test lint
+.DELETE_ON_ERROR:
+
+$(VENV)/requirements.done: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -r requirements.txt
+	@touch $@
+
+$(VENV)/requirements-dev.done: requirements-dev.txt $(VENV)/requirements.done
+	$(VENV)/bin/python -m pip install -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/requirements.done
+	$(VENV)/bin/python main.py --dataset digits --checkpoint-dir $(RUN)
+	@echo "pictures: $(RUN)/plots"
+
+test: $(VENV)/requirements-dev.done
+	$(VENV)/bin/python -m pytest tests
+
+lint: $(VENV)/requirements-dev.done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .

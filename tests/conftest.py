@@ -1,0 +1,77 @@
+"""What the tests share: small models, a block that knows the answer, and main.py run in this process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from main import main  # noqa: E402
+from models.NoProp_DT import NoPropNetDT  # noqa: E402
+from models.schedules import make_alpha_bar  # noqa: E402
+
+SHAPE = (1, 8, 8)
+
+
+def make_model(num_blocks=3, m=4, d=None, learn=False, schedule="cosine", seed=0, **kwargs):
+    """A small NoPropNetDT: one-hot without d, else random embeddings."""
+    torch.manual_seed(seed)
+    W = torch.eye(m) if d is None else torch.randn(m, d)
+    alpha_bar = make_alpha_bar(schedule, num_blocks)
+    model = NoPropNetDT(SHAPE, W, alpha_bar, learn_embedding=learn, **kwargs)
+    return model.to(memory_format=torch.channels_last)
+
+
+class Oracle(nn.Module):
+    """A perfect block where shift = 0: the first pixel of x is the class. With shift it always errs."""
+
+    def __init__(self, m, shift=0):
+        super().__init__()
+        self.m, self.shift = m, shift
+
+    def features(self, x, generator=None):
+        return x[:, 0, 0, :1]  # (B, 1)
+
+    def logits(self, z, features, generator=None):
+        y = (features[:, 0].long() + self.shift) % self.m
+        return 1e4 * nn.functional.one_hot(y, self.m).float()
+
+    def forward(self, z, x, W_embed, generator=None):
+        return self.logits(z, self.features(x)).softmax(dim=1) @ W_embed
+
+
+def give_oracles(model, shift=0):
+    m = model.W_embed.shape[0]
+    model.blocks = nn.ModuleList(Oracle(m, shift) for _ in model.blocks)
+    return model
+
+
+def images_of(y):
+    """Images that tell an Oracle their class."""
+    x = torch.zeros(len(y), *SHAPE)
+    x[:, 0, 0, 0] = y
+    return x
+
+
+@pytest.fixture
+def run_main(capsys):
+    """Run main.py's main: returns exit code, lines on stdout, lines on stderr."""
+
+    def run(*argv):
+        code = main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The folder of a two-epoch training on digits through main.py, with one-hot embeddings and T = 3."""
+    run = tmp_path_factory.mktemp("digits") / "run"
+    flags = "--dataset digits --embedding-type one-hot --num-blocks 3 --epochs 2 --save-every 1"
+    assert main([*flags.split(), "--checkpoint-dir", str(run)]) == 0
+    return run

@@ -1,0 +1,108 @@
+"""Small parts: pooling before ReLU, dropout, embeddings, random streams."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.dropout import dropout
+from models.embeddings import initial_embedding, medoid, one_hot_embedding, prototype_indices
+from models.image_path import ImagePath
+from streams import Streams
+
+
+def test_image_path_equals_relu_before_pooling_with_its_gradients():
+    path = ImagePath((3, 12, 9), drop=0.0)
+    x = torch.randn(4, 3, 12, 9)
+    h = F.max_pool2d(path.conv1(x).relu(), 2)
+    h = path.conv2(h).relu()
+    h = F.max_pool2d(path.conv3(h).relu(), 2)
+    expected = path.norm(path.fc(h.permute(0, 2, 3, 1).flatten(1)))
+    gradients = torch.autograd.grad(expected.square().sum(), path.parameters())
+    actual = path(x)
+    torch.testing.assert_close(actual, expected)
+    for g, e in zip(torch.autograd.grad(actual.square().sum(), path.parameters()), gradients, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_keeps_the_stated_share_scaled_and_element_wise():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.ones(200, 10, 50, 100)  # ten million elements: the share is known to 1.3e-4
+    out = dropout(x, 0.2, generator)
+    assert set(out.unique().tolist()) == {0.0, 1.25}
+    kept = out != 0
+    assert kept.double().mean().item() == pytest.approx(0.8, abs=5e-4)
+    neighbours = (kept[..., 1:] & kept[..., :-1]).double().mean().item()
+    channels = (kept[:, 1:] & kept[:, :-1]).double().mean().item()
+    assert neighbours == pytest.approx(0.64, abs=1e-3)
+    assert channels == pytest.approx(0.64, abs=1e-3)
+
+
+def test_dropout_passes_gradient_where_it_keeps_and_is_off_in_evaluation():
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    out = dropout(x, 0.5, torch.Generator().manual_seed(1))
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
+    path = ImagePath((1, 8, 8)).eval()
+    image = torch.randn(3, 1, 8, 8)
+    assert torch.equal(path(image), path(image))
+
+
+def test_one_hot_is_the_identity_and_orthogonal_rows_are_orthonormal():
+    assert torch.equal(one_hot_embedding(4), torch.eye(4))
+    W = initial_embedding(10, 20, "orthogonal", torch.Generator().manual_seed(0))
+    torch.testing.assert_close(W @ W.T, torch.eye(10), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError):
+        initial_embedding(10, 20, "medoid")
+
+
+def test_medoid_has_the_smallest_median_distance_to_the_others():
+    generator = torch.Generator().manual_seed(0)
+    for n in (1, 2, 3, 10, 37):
+        points = torch.randn(n, 3, generator=generator)
+        expected = 0
+        if n > 1:
+            medians = []
+            for i in range(n):
+                others = torch.cat([points[:i], points[i + 1 :]])
+                medians.append((others - points[i]).norm(dim=1).median())
+            expected = int(torch.stack(medians).argmin())
+        assert medoid(points) == expected
+        assert medoid(points, chunk_elements=2 * n) == expected  # in chunks of two rows
+
+
+def test_prototypes_are_images_of_their_class():
+    images = torch.randint(256, (30, 4, 4, 1), dtype=torch.uint8)
+    labels = torch.arange(30) % 3
+    assert labels[prototype_indices(images, labels, 3)].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="class 3"):
+        prototype_indices(images, labels, 4)
+
+
+def test_streams_differ_by_seed_purpose_and_block_and_repeat():
+    def draw(seed, purpose, t):
+        return torch.randn(3, generator=Streams(seed).get(purpose, t)).tolist()
+
+    names = [(0, "noise", 1), (0, "noise", 2), (0, "dropout", 1), (1, "noise", 1)]
+    assert len({tuple(draw(*name)) for name in names}) == 4
+    assert draw(0, "noise", 1) == draw(0, "noise", 1)
+
+
+def test_streams_go_on_after_saving_and_do_not_touch_each_other():
+    streams = Streams(0)
+    torch.randn(5, generator=streams.get("noise", 1))
+    saved = streams.state_dict()
+    expected = torch.randn(5, generator=streams.get("noise", 1))
+    again = Streams(0)
+    torch.randn(9, generator=again.get("noise", 2))
+    again.load_state_dict(saved)
+    assert torch.equal(torch.randn(5, generator=again.get("noise", 1)), expected)
+
+
+def test_seeded_layers_do_not_depend_on_the_global_generator():
+    def weights():
+        with Streams(0).seeded("init", 3):
+            return torch.nn.Linear(3, 3).weight
+
+    first = weights()
+    torch.randn(7)
+    assert torch.equal(first, weights())

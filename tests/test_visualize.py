@@ -1,0 +1,49 @@
+"""Every picture is drawn from a real run, also from a run in progress and one that was copied elsewhere."""
+
+import json
+import shutil
+
+import pytest
+
+from visualize import FIGURES, draw_run, main, read_run, training_curves
+
+NAMES = {make.__name__ for make in FIGURES}
+
+
+def test_a_training_draws_all_pictures(digits_run):
+    drawn = {path.stem for path in (digits_run / "plots").glob("*.png")}
+    assert drawn == NAMES - {"prototypes"}  # these of a prototype run are drawn in test_main
+
+
+def test_a_copied_run_is_drawn_without_data_and_without_models(digits_run, tmp_path, capsys):
+    run = tmp_path / "copy"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("*.pt", "plots"))
+    assert main([str(run)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES) - 1
+
+
+def test_a_run_in_progress_is_drawn_as_far_as_it_is(digits_run, tmp_path):
+    (tmp_path / "logs").mkdir()
+    shutil.copy(digits_run / "config.json", tmp_path)
+    assert [path.stem for path in draw_run(tmp_path)] == ["schedule"]
+    shutil.copy(digits_run / "logs" / "training_history.json", tmp_path / "logs")
+    assert {path.stem for path in draw_run(tmp_path)} == {"schedule", "training_curves"}
+
+
+def test_curves_of_fifty_blocks_without_validation(digits_run):
+    run = read_run(digits_run)
+    rows = json.loads(json.dumps(run.history))
+    for row in rows:
+        row["val_accuracy"] = None
+        for key in ("loss", "loss_denoise"):
+            row[key] = [row[key][0] * (t + 1) for t in range(50)]
+    assert len(training_curves(run._replace(history=rows)).axes[0].lines) == 50
+
+
+@pytest.mark.parametrize("content", [None, "{ half"])
+def test_what_is_no_run_gets_one_line(tmp_path, capsys, content):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
