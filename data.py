@@ -18,12 +18,7 @@ from errors import UserError
 from folder import load_folder
 from streams import Streams
 
-TORCHVISION = {
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-    "mnist": "MNIST",
-    "fashion-mnist": "FashionMNIST",
-}
+TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 DATASETS = (*TORCHVISION, "digits", "folder")
 NO_FLIP = ("mnist", "digits")  # a mirrored digit is another sign
 DOWNLOAD_TIMEOUT = 15  # seconds without an answer
@@ -70,11 +65,7 @@ class DataInfo:
 
 
 def load_raw(
-    name: str,
-    data_dir: str,
-    part: str,
-    image_size: int | None = None,
-    shape: tuple[int, int, int] | None = None,
+    name: str, data_dir: str, part: str, image_size: int | None = None, shape: tuple[int, int, int] | None = None
 ) -> RawImages:
     """The `train` or `test` part of a dataset. image_size or a fixed shape (C, H, W) apply to folder only.
 
@@ -155,12 +146,7 @@ class TrainingData:
     validation: Split
 
 
-def training_data(
-    raw: RawImages,
-    val_fraction: float,
-    streams: Streams,
-    info: DataInfo | None = None,
-) -> TrainingData:
+def training_data(raw: RawImages, val_fraction: float, streams: Streams, info: DataInfo | None = None) -> TrainingData:
     """Split off the validation part, by (seed) alone, and move all to the device of the streams.
 
     info: of a checkpoint to be continued; its statistics are taken over. Raises UserError for too few images.

@@ -1,11 +1,13 @@
 """Accuracy by sequential denoising: R inference runs, three ways to read the answer out (sample, vote, mean)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoint import write_atomic
 from data import DataInfo, Split
 from models.NoProp_DT import NoPropNetDT
 from streams import Streams
@@ -104,11 +106,7 @@ def evaluate(
 
 @torch.no_grad()
 def example_paths(
-    model: NoPropNetDT,
-    info: DataInfo,
-    split: Split,
-    generators: list[torch.Generator],
-    stochastic: bool = True,
+    model: NoPropNetDT, info: DataInfo, split: Split, generators: list[torch.Generator], stochastic: bool = True
 ) -> dict[str, np.ndarray]:
     """Some images spread over the split, with what the model makes of them: material for the pictures.
 
@@ -128,3 +126,19 @@ def example_paths(
     }
     arrays = {name: value.detach().cpu().numpy() for name, value in content.items()}
     return {**arrays, "classes": np.array(info.classes)}
+
+
+def write_examples(
+    run: Path, content: dict[str, np.ndarray], evaluation: Evaluation, split_name: str, epoch: int
+) -> None:
+    """logs/examples.npz from example_paths and the evaluation of the same split."""
+    content = {
+        **content,
+        "split": np.array(split_name),
+        "epoch": np.array(epoch),
+        "readout": np.array(evaluation.readout),
+        "per_step_accuracy": np.array(evaluation.per_step_accuracy),
+        "per_step_u_hat": np.array(evaluation.per_step_u_hat),
+        "confusion": evaluation.confusion.numpy(),
+    }
+    write_atomic(run / "logs" / "examples.npz", lambda file: np.savez_compressed(file, **content))

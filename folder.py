@@ -48,7 +48,10 @@ def decode_images(paths: list[str], size: tuple[int, int], title: str | None = N
 
 
 def decode_image(path: str, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: turned upright, transparency laid on white, 16 bits cut to 8. Raises UserError naming the file."""
+    """(H, W, 3) uint8: turned upright, transparency laid on white, 16 bits cut to 8.
+
+    Raises UserError that names the file.
+    """
     height, width = size
     try:
         with Image.open(path) as opened:

@@ -5,28 +5,26 @@ python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
 python main.py --help                                            all flags
 """
 
-import os
-import platform
 import shlex
 import signal
 import sys
-import time
 from argparse import Namespace
 from pathlib import Path
 
 import torch
 
 from build import model_from_checkpoint, new_model
-from checkpoint import __version__, load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
+from checkpoint import load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
 from data import DataInfo, Split, load_raw, training_data
 from errors import UserError
-from evaluate import READOUTS, Evaluation, evaluate, example_paths, inference_generators, read_out
+from evaluate import inference_generators, read_out
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
 from options import adopt, parse_flags, settle
-from resources import peak_memory, reuse_freed_memory
+from report import describe_run, print_accuracies, test_model, versions
+from resources import reuse_freed_memory
 from streams import Streams
-from train import Trainer, write_examples
+from train import Trainer
 from visualize import draw_run
 
 DEFAULT_RUN = "checkpoints_run"
@@ -51,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"main.py: error: {error}: the files written before are intact", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
-        return _stopped(args, stop)
+        print("main.py: stopped;", getattr(stop, "note", "nothing was changed"), file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     return 0
 
 
@@ -63,18 +62,11 @@ def _terminate(*_):
     raise Terminated
 
 
-def _stopped(args: Namespace, stop: BaseException) -> int:
-    last = run_folder(args) / "last.pt"
-    hint = f"continue with: python main.py --checkpoint {shlex.quote(str(last))}" if last.exists() else "nothing saved"
-    print(f"main.py: stopped; {hint}", file=sys.stderr)
-    return 130 if isinstance(stop, KeyboardInterrupt) else 143
-
-
 def train(args: Namespace, given: set[str]) -> None:
     """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
     checkpoint = load_checkpoint(args.checkpoint) if args.checkpoint else None
     if checkpoint:
-        args = settings_of(checkpoint, args, given)
+        args = adopt(args, given, checkpoint["config"])
         if "optimizers" not in checkpoint:
             raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
     else:
@@ -103,28 +95,38 @@ def train(args: Namespace, given: set[str]) -> None:
     elif (aside := set_aside_earlier_run(run)) is not None:
         print(f"the earlier run in {run} is now in {aside}")
 
-    print(describe_run(args, data.info, model, len(data.train), len(data.validation), len(test), device))
+    print(describe_run(args, data.info, model, (len(data.train), len(data.validation), len(test))))
     write_json(run / "config.json", {**vars(args), "versions": versions(device)})
-    trainer.fit()
-    result = test_and_report(
-        args, model, data.info, test, streams, run, trainer.model_dict() | {"epoch": trainer.best["epoch"]}
-    )
+    fit(trainer)
+    result = test_model(args, model, data.info, test, streams, run, trainer.best_dict())
     for path in draw_run(run):
         print(f"drawn: {path}")
     print_accuracies(args, result)
 
 
+def fit(trainer: Trainer) -> None:
+    """Train; whoever stops it is told how to go on."""
+    try:
+        trainer.fit()
+    except (KeyboardInterrupt, Terminated) as stop:
+        last = trainer.run / "last.pt"
+        go_on = f"continue with: python main.py --checkpoint {shlex.quote(str(last))}"
+        saved = f"epoch {len(trainer.history)} is saved, {go_on}"
+        stop.note = saved if trainer.history else "no epoch was finished, so nothing is saved"
+        raise
+
+
 def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     """Accuracy of a checkpoint's model on the test images; its settings and data come from the checkpoint."""
     checkpoint = load_checkpoint(args.checkpoint)
-    args = settings_of(checkpoint, args, given)
+    args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
     run = run_folder(args)
     info = DataInfo(**checkpoint["info"])
     test = load_test(args, info)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
     open_run_folder(run)
-    result = test_and_report(args, model, info, test, Streams(args.seed, device), run, checkpoint)
+    result = test_model(args, model, info, test, Streams(args.seed, device), run, checkpoint)
     print_accuracies(args, result)
 
 
@@ -132,7 +134,7 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     """Class and probability of image files, a line each: file, class, per cent."""
     checkpoint = load_checkpoint(args.checkpoint)
     files = args.predict
-    args = settings_of(checkpoint, args, given)
+    args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
     info = DataInfo(**checkpoint["info"])
     channels, height, width = info.image_shape
@@ -148,11 +150,6 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     mean = probabilities.mean(dim=0)
     for i, (file, y) in enumerate(zip(files, classes, strict=True)):
         print(f"{file}\t{info.classes[y]}\t{100 * mean[i, y].item():.2f} %")
-
-
-def settings_of(checkpoint: dict, args: Namespace, given: set[str]) -> Namespace:
-    """The settings that this call uses a checkpoint with."""
-    return adopt(args, given, checkpoint["config"])
 
 
 def run_folder(args: Namespace) -> Path:
@@ -198,86 +195,6 @@ def compile_blocks(model: NoPropNetDT) -> None:
     for block in model.blocks:
         for part in (block.image_path, block.label_path, block.fuse):
             part.compile()
-
-
-def test_and_report(
-    args: Namespace,
-    model: NoPropNetDT,
-    info: DataInfo,
-    test: Split,
-    streams: Streams,
-    run: Path,
-    checkpoint: dict,
-) -> Evaluation:
-    """Evaluate on the test images; writes results.json and the material of the pictures."""
-    test = test.to(streams.device)
-    stochastic = args.inference == "stochastic"
-    start = time.perf_counter()
-    generators = inference_generators(streams, "inference", args.eval_runs)
-    result = evaluate(model, info, test, generators, args.readout, stochastic)
-    seconds = time.perf_counter() - start
-    generators = inference_generators(streams, "inference", args.eval_runs)
-    content = example_paths(model, info, test, generators, stochastic)
-    write_examples(run, content, result, "test", checkpoint["epoch"])
-    accuracies = {name: result.accuracy(name) for name in READOUTS}
-    write_json(run / "results.json", {
-        "method": args.method,
-        "dataset": args.dataset,
-        "test_accuracy_mean": result.accuracy()[0],
-        "test_accuracy_sem": result.accuracy()[1],
-        "readout": args.readout,
-        "inference": args.inference,
-        "accuracy_by_readout": {name: {"mean": mean, "sem": sem} for name, (mean, sem) in accuracies.items()},
-        "per_run": result.per_run,
-        "per_step_accuracy": result.per_step_accuracy,
-        "per_step_accuracy_u_hat": result.per_step_u_hat,
-        "epoch": checkpoint["epoch"],
-        "val_accuracy": checkpoint["val_accuracy"],
-        "seconds": {"training": checkpoint["train_seconds"], "evaluation": seconds},
-        **peak_memory(streams.device),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "parameters_per_block": sum(p.numel() for p in model.block(1).parameters()),
-        "test_images": len(test),
-        "versions": versions(streams.device),
-    })  # fmt: skip
-    return result
-
-
-def print_accuracies(args: Namespace, result: Evaluation) -> None:
-    """Accuracy by step if asked for, by readout, and the last line of the program."""
-    runs = f"({len(result.per_run)} runs)"
-    if args.steps_report:
-        print("after block   class of z_t   class of the block's u_hat")
-        for t, accuracies in enumerate(zip(result.per_step_accuracy, result.per_step_u_hat, strict=True), 1):
-            print(f"{t:11d}   {accuracies[0]:10.2f} %   {accuracies[1]:10.2f} %")
-    for name in READOUTS:
-        mean, sem = result.accuracy(name)
-        print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
-    mean, sem = result.accuracy()
-    print(f"test accuracy: {mean:.2f} +- {sem:.2f} % {runs}")
-
-
-def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, *rest) -> str:
-    train, validation, test, device = rest
-    shape = "x".join(map(str, info.image_shape))
-    block = sum(p.numel() for p in model.block(1).parameters())
-    return (
-        f"{args.dataset}: {train} training, {validation} validation, {test} test images {shape}, "
-        f"{len(info.classes)} classes\n"
-        f"NoProp-DT: {args.num_blocks} blocks of {block / 1e6:.2f} M parameters, {args.embedding_type} embedding of "
-        f"d = {model.embedding_dim}, {args.schedule} schedule, {args.block_order} order, on {device}"
-    )
-
-
-def versions(device: torch.device) -> dict:
-    return {
-        "noprop": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
 
 
 if __name__ == "__main__":

@@ -19,13 +19,7 @@ PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
 THIS_CALL = {"checkpoint", "checkpoint_dir", "device", "no_cuda", "evaluate", "predict", "steps_report"}
 RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile"}
 EVALUATE_FLAGS = PLACE_FLAGS | {"evaluate", "eval_runs", "readout", "inference", "steps_report", "seed"}
-PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {
-    "predict",
-    "eval_runs",
-    "readout",
-    "inference",
-    "seed",
-}
+PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {"predict", "eval_runs", "readout", "inference", "seed"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,10 +32,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UserError(f"{message} (all flags: python main.py --help)")
 
-    def flag(self, group, name: str, default: object, help: str, shown: str | None = None, **kwargs):
-        """Add a flag; the default goes into its help."""
-        action = group.add_argument(name, help=f"{help} (default: {shown or _show(default)})", **kwargs)
-        self.defaults[action.dest] = default
+    def group(self, title: str):
+        """A function that adds a flag to a new group: name, default, help; the default is shown in the help."""
+        group = self.add_argument_group(title)
+
+        def flag(name: str, default: object, help: str, shown: str | None = None, **kwargs) -> None:
+            action = group.add_argument(name, help=f"{help} (default: {shown or _show(default)})", **kwargs)
+            self.defaults[action.dest] = default
+
+        return flag
 
 
 def _show(default: object) -> str:
@@ -87,106 +86,170 @@ def make_parser() -> Parser:
 
 
 def _data_flags(parser: Parser) -> None:
-    group, flag = parser.add_argument_group("data"), parser.flag
-    flag(group, "--dataset", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
-    flag(group, "--data-dir", "./data", "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and "
-         "DIR/test/CLASS/*", metavar="DIR")  # fmt: skip
-    flag(group, "--image-size", None, "side in pixels to which the images of --dataset folder are cropped and scaled",
-         shown="their own where all have the same of at most 64, else 32", type=_number(int, 4), metavar="PIXELS")  # fmt: skip
-    flag(group, "--val-fraction", 0.1, "part of the training images held out to choose the best epoch; 0 trains on "
-         "all and takes the last epoch, as the paper does", type=_number(float, 0, 0.9), metavar="PART")  # fmt: skip
-    flag(group, "--augment", False, "crop training images at random, and mirror them except digits; the paper does "
-         "not", action="store_true")  # fmt: skip
+    flag = parser.group("data")
+    flag("--dataset", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
+    flag(
+        "--data-dir",
+        "./data",
+        "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*",
+        metavar="DIR",
+    )
+    flag(
+        "--image-size",
+        None,
+        "side in pixels to which the images of --dataset folder are cropped and scaled",
+        shown="their own where all have the same of at most 64, else 32",
+        type=_number(int, 4),
+        metavar="PIXELS",
+    )
+    flag(
+        "--val-fraction",
+        0.1,
+        "part of the training images held out to choose the best epoch; 0 trains on "
+        "all and takes the last epoch, as the paper does",
+        type=_number(float, 0, 0.9),
+        metavar="PART",
+    )
+    flag(
+        "--augment",
+        False,
+        "crop training images at random, and mirror them except digits; the paper does not",
+        action="store_true",
+    )
 
 
 def _model_flags(parser: Parser) -> None:
-    group, flag = parser.add_argument_group("model"), parser.flag
-    flag(group, "--method", "dt", "what is trained: dt is NoProp in discrete time", choices=("dt",))
-    flag(group, "--num-blocks", 10, "blocks T", type=POSITIVE, metavar="T")
-    flag(group, "--embedding-type", "learned", "class embeddings W_embed: learned vectors, one-hot, or prototype "
-         "images", choices=("learned", "one-hot", "prototype"))  # fmt: skip
-    flag(group, "--embedding-dim", 20, "d of learned embeddings", type=POSITIVE, metavar="D")
-    flag(group, "--embedding-init", None, "how W_embed starts", shown="orthogonal; prototype for prototype",
-         choices=("orthogonal", "random", "prototype"))  # fmt: skip
-    flag(group, "--class-probability", "softmax", "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)",
-         choices=("softmax", "posterior"))  # fmt: skip
+    flag = parser.group("model")
+    flag("--method", "dt", "what is trained: dt is NoProp in discrete time", choices=("dt",))
+    flag("--num-blocks", 10, "blocks T", type=POSITIVE, metavar="T")
     flag(
-        group,
-        "--posterior-sigma",
-        1.0,
-        "sigma of the posterior, in units of the embedding",
-        type=RATE,
-        metavar="S",
+        "--embedding-type",
+        "learned",
+        "class embeddings W_embed: learned vectors, one-hot, or prototype images",
+        choices=("learned", "one-hot", "prototype"),
     )
-    flag(group, "--schedule", "cosine", "noise schedule alpha_bar", choices=tuple(SCHEDULES))
-    flag(group, "--alpha-bar-clip", ALPHA_BAR_CLIP, "range into which alpha_bar is clipped", nargs=2,
-         type=_number(float, 0, 1, open_low=True), metavar=("LOW", "HIGH"))  # fmt: skip
-    flag(group, "--eta", 0.1, "weight of the denoising term of the loss", type=RATE, metavar="ETA")
+    flag("--embedding-dim", 20, "d of learned embeddings", type=POSITIVE, metavar="D")
+    flag(
+        "--embedding-init",
+        None,
+        "how W_embed starts",
+        shown="orthogonal; prototype for prototype",
+        choices=("orthogonal", "random", "prototype"),
+    )
+    flag(
+        "--class-probability",
+        "softmax",
+        "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)",
+        choices=("softmax", "posterior"),
+    )
+    flag("--posterior-sigma", 1.0, "sigma of the posterior, in units of the embedding", type=RATE, metavar="S")
+    flag("--schedule", "cosine", "noise schedule alpha_bar", choices=tuple(SCHEDULES))
+    flag(
+        "--alpha-bar-clip",
+        ALPHA_BAR_CLIP,
+        "range into which alpha_bar is clipped",
+        nargs=2,
+        type=_number(float, 0, 1, open_low=True),
+        metavar=("LOW", "HIGH"),
+    )
+    flag("--eta", 0.1, "weight of the denoising term of the loss", type=RATE, metavar="ETA")
 
 
 def _training_flags(parser: Parser) -> None:
-    group, flag = parser.add_argument_group("training"), parser.flag
-    flag(group, "--block-order", "interleaved", "order of the updates within an epoch: every batch through all "
-         "blocks, one block after the other (the paper's Algorithm 1), or drawn",
-         choices=("interleaved", "sequential", "random"))  # fmt: skip
-    flag(group, "--epochs", None, "passes over the training images",
-         shown=", ".join(f"{n} {name}" for name, n in EPOCHS.items()), type=POSITIVE, metavar="N")  # fmt: skip
-    flag(group, "--batch-size", 128, "images per step", type=_number(int, 2), metavar="N")
-    flag(group, "--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
-    flag(group, "--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
+    flag = parser.group("training")
     flag(
-        group,
-        "--warmup-epochs",
+        "--block-order",
+        "interleaved",
+        "order of the updates within an epoch: every batch through all "
+        "blocks, one block after the other (the paper's Algorithm 1), or drawn",
+        choices=("interleaved", "sequential", "random"),
+    )
+    flag(
+        "--epochs",
+        None,
+        "passes over the training images",
+        shown=", ".join(f"{n} {name}" for name, n in EPOCHS.items()),
+        type=POSITIVE,
+        metavar="N",
+    )
+    flag("--batch-size", 128, "images per step", type=_number(int, 2), metavar="N")
+    flag("--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
+    flag("--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
+    flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
+    flag(
+        "--lr-scheduler-patience",
         0,
-        "epochs of linearly rising learning rate; 0: none",
+        "epochs without a better validation accuracy after which the learning rate is halved; 0: never",
         type=COUNT,
         metavar="N",
     )
-    flag(group, "--lr-scheduler-patience", 0, "epochs without a better validation accuracy after which the learning "
-         "rate is halved; 0: never", type=COUNT, metavar="N")  # fmt: skip
-    flag(group, "--early-stopping-patience", 0, "epochs without a better validation accuracy after which training "
-         "ends; 0: never", type=COUNT, metavar="N")  # fmt: skip
-    flag(group, "--seed", 0, "seed of all random streams", type=COUNT, metavar="N")
+    flag(
+        "--early-stopping-patience",
+        0,
+        "epochs without a better validation accuracy after which training ends; 0: never",
+        type=COUNT,
+        metavar="N",
+    )
+    flag("--seed", 0, "seed of all random streams", type=COUNT, metavar="N")
 
 
 def _inference_flags(parser: Parser) -> None:
-    group, flag = parser.add_argument_group("evaluation and prediction"), parser.flag
+    flag = parser.group("evaluation and prediction")
+    flag("--evaluate", False, "evaluate --checkpoint on the test images, train nothing", action="store_true")
     flag(
-        group,
-        "--evaluate",
-        False,
-        "evaluate --checkpoint on the test images, train nothing",
-        action="store_true",
+        "--predict",
+        None,
+        "class and probability of image files, by the model of --checkpoint",
+        nargs="+",
+        shown="none",
+        metavar="IMAGE",
     )
-    flag(group, "--predict", None, "class and probability of image files, by the model of --checkpoint", nargs="+",
-         shown="none", metavar="IMAGE")  # fmt: skip
-    flag(group, "--inference", "stochastic", "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
-         choices=("stochastic", "deterministic"))  # fmt: skip
-    flag(group, "--eval-runs", None, "inference runs, each from fresh noise", type=POSITIVE, metavar="R",
-         shown="5; deterministic: 1")  # fmt: skip
-    flag(group, "--readout", None, "sample: every run counts by itself; vote: the most frequent class of the runs; "
-         "mean: the largest mean probability", shown="sample; with --predict: mean", choices=READOUTS)  # fmt: skip
-    flag(group, "--steps-report", False, "print the accuracy after every block", action="store_true")
+    flag(
+        "--inference",
+        "stochastic",
+        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        choices=("stochastic", "deterministic"),
+    )
+    flag(
+        "--eval-runs",
+        None,
+        "inference runs, each from fresh noise",
+        type=POSITIVE,
+        metavar="R",
+        shown="5; deterministic: 1",
+    )
+    flag(
+        "--readout",
+        None,
+        "sample: every run counts by itself; vote: the most frequent class of the runs; "
+        "mean: the largest mean probability",
+        shown="sample; with --predict: mean",
+        choices=READOUTS,
+    )
+    flag("--steps-report", False, "print the accuracy after every block", action="store_true")
 
 
 def _place_flags(parser: Parser) -> None:
-    group, flag = parser.add_argument_group("files and device"), parser.flag
-    flag(group, "--checkpoint", None, "training: continue from it; with --evaluate or --predict: the model to use. "
-         "Its settings need not be repeated", shown="none", metavar="PATH")  # fmt: skip
-    flag(group, "--checkpoint-dir", None, "folder of the run", metavar="DIR",
-         shown="checkpoints_run; with --checkpoint: the checkpoint's folder")  # fmt: skip
-    flag(group, "--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT,
-         metavar="N")  # fmt: skip
+    flag = parser.group("files and device")
     flag(
-        group,
-        "--device",
-        "auto",
-        "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
-        metavar="DEVICE",
+        "--checkpoint",
+        None,
+        "training: continue from it; with --evaluate or --predict: the model to use. Its settings need not be repeated",
+        shown="none",
+        metavar="PATH",
     )
-    flag(group, "--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
-    flag(group, "--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")
-    flag(group, "--compile", False, "compile the blocks with torch.compile", action="store_true")
+    flag(
+        "--checkpoint-dir",
+        None,
+        "folder of the run",
+        metavar="DIR",
+        shown="checkpoints_run; with --checkpoint: the checkpoint's folder",
+    )
+    flag("--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT, metavar="N")
+    flag("--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
+    flag("--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
+    flag("--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")
+    flag("--compile", False, "compile the blocks with torch.compile", action="store_true")
 
 
 def parse_flags(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
@@ -225,20 +288,23 @@ def _check_modes(args: Namespace, given: set[str]) -> None:
 def _check_together(args: Namespace, given: set[str]) -> None:
     low, high = args.alpha_bar_clip
     prototype = args.embedding_type == "prototype"
-    fold_only = "belongs to --dataset folder"
+    image_start = args.embedding_init == "prototype"
+    no_validation = args.val_fraction == 0
+    needs_validation = "needs validation images: raise --val-fraction"
+    same_runs = args.inference == "deterministic" and args.eval_runs > 1
     rules = [
         ("embedding_dim", args.embedding_type != "learned", "belongs to --embedding-type learned"),
         ("embedding_init", args.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),
-        ("embedding_init", args.embedding_init == "prototype" and not prototype, "prototype belongs to --embedding-type prototype"),
-        ("image_size", args.dataset != "folder", fold_only),
+        ("embedding_init", image_start and not prototype, "prototype belongs to --embedding-type prototype"),
+        ("image_size", args.dataset != "folder", "belongs to --dataset folder"),
         ("data_dir", args.dataset == "digits", "makes no sense with --dataset digits, which needs no files"),
         ("posterior_sigma", args.class_probability != "posterior", "belongs to --class-probability posterior"),
-        ("eval_runs", args.inference == "deterministic" and args.eval_runs > 1, "above 1 makes no sense with --inference deterministic: all runs are the same"),
-        ("lr_scheduler_patience", args.lr_scheduler_patience and not args.val_fraction, "needs validation images: raise --val-fraction"),
-        ("early_stopping_patience", args.early_stopping_patience and not args.val_fraction, "needs validation images: raise --val-fraction"),
+        ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
+        ("lr_scheduler_patience", args.lr_scheduler_patience and no_validation, needs_validation),
+        ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
-    ]  # fmt: skip
+    ]
     for name, wrong, why in rules:
         if name in given and wrong:
             raise UserError(f"{as_flag(name)} {why}")

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoint import save_checkpoint, write_atomic, write_json
+from checkpoint import save_checkpoint, write_json
 from data import NO_FLIP, Split, TrainingData, augment, epoch_batches
 from errors import UserError
-from evaluate import Evaluation, evaluate, example_paths, inference_generators
+from evaluate import Evaluation, evaluate, example_paths, inference_generators, write_examples
 from models.NoProp_DT import BlockLoss, NoPropNetDT
 from optimizers import Updater
 from resources import peak_memory
@@ -204,11 +203,16 @@ class Trainer:
             "config": vars(self.args),
             "info": asdict(self.data.info),
             "epoch": self.epoch,
-            "val_accuracy": self.best["accuracy"],
+            "val_accuracy": self.history[-1]["val_accuracy"],
             "train_seconds": sum(row["seconds"] for row in self.history),
             "model": self.model.state_dict(),
             "W_embed_start": self.W_embed_start,
         }
+
+    def best_dict(self) -> dict:
+        """What the report says of the weights that `fit` ends with."""
+        seconds = sum(row["seconds"] for row in self.history)
+        return {"epoch": self.best["epoch"], "val_accuracy": self.best["accuracy"], "train_seconds": seconds}
 
     def state_dict(self) -> dict:
         """What continuing needs: last.pt."""
@@ -248,19 +252,3 @@ def describe(row: dict, epochs: int) -> str:
         f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  train {row['train_accuracy']:.2f} %{val}"
         f"  lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
     )
-
-
-def write_examples(
-    run: Path, content: dict[str, np.ndarray], evaluation: Evaluation, split_name: str, epoch: int
-) -> None:
-    """logs/examples.npz from example_paths and the evaluation of the same split."""
-    content = {
-        **content,
-        "split": np.array(split_name),
-        "epoch": np.array(epoch),
-        "readout": np.array(evaluation.readout),
-        "per_step_accuracy": np.array(evaluation.per_step_accuracy),
-        "per_step_u_hat": np.array(evaluation.per_step_u_hat),
-        "confusion": evaluation.confusion.numpy(),
-    }
-    write_atomic(run / "logs" / "examples.npz", lambda file: np.savez_compressed(file, **content))

@@ -77,10 +77,7 @@ def training_curves(run: RunFiles) -> Figure | None:
             axes.plot(epochs, values, color=colour, linewidth=1, marker=marker, markersize=3)
         axes.set(title=title, ylabel="mean over the epoch (log scale)", yscale="log")
     _block_colourbar(figure, [loss, denoise], len(colours))
-    shown = (
-        ("train_accuracy", "training images", ORANGE, "s"),
-        ("val_accuracy", "validation images", BLUE, "o"),
-    )
+    shown = (("train_accuracy", "training images", ORANGE, "s"), ("val_accuracy", "validation images", BLUE, "o"))
     for key, label, colour, sign in shown:
         points = [(row["epoch"], row[key]) for row in run.history if row[key] is not None]
         if points:
@@ -240,15 +237,7 @@ def prototypes(run: RunFiles) -> Figure | None:
     return figure
 
 
-FIGURES = (
-    training_curves,
-    schedule,
-    denoising_accuracy,
-    confusion_matrix,
-    predictions,
-    denoising_path,
-    prototypes,
-)
+FIGURES = (training_curves, schedule, denoising_accuracy, confusion_matrix, predictions, denoising_path, prototypes)
 
 
 def draw_run(folder: Path) -> list[Path]:

@@ -20,11 +20,7 @@ class VectorPath(nn.Module):
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(embedding_dim, width), nn.BatchNorm1d(width), nn.ReLU())
         self.residual = nn.Sequential(
-            nn.Linear(width, width),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.BatchNorm1d(width),
+            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width), nn.BatchNorm1d(width)
         )
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -56,11 +52,7 @@ class NoPropBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        embedding_dim: int,
-        num_classes: int,
-        prototype: bool = False,
+        self, image_shape: tuple[int, int, int], embedding_dim: int, num_classes: int, prototype: bool = False
     ):
         super().__init__()
         if prototype and embedding_dim != math.prod(image_shape):

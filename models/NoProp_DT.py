@@ -103,12 +103,7 @@ class NoPropNetDT(nn.Module):
         return (alpha_bar_0 * square - d * alpha_bar_0 - d * torch.log1p(-alpha_bar_0)).mean() / 2
 
     def loss(
-        self,
-        t: int,
-        x: Tensor,
-        y: Tensor,
-        noise: torch.Generator | None = None,
-        drop: torch.Generator | None = None,
+        self, t: int, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> BlockLoss:
         """The loss L_t of block t (eq. 8 and 61), its three terms apart.
 
@@ -132,10 +127,7 @@ class NoPropNetDT(nn.Module):
         return z_t if eps is None else z_t + c_t.sqrt() * eps
 
     def denoise(
-        self,
-        x: Tensor,
-        generators: Sequence[torch.Generator | None] = (None,),
-        stochastic: bool = True,
+        self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), stochastic: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Carry noise to an answer, one block after the other; yields (z_t, u_hat's class weights) for t = 0..T.
 
@@ -161,10 +153,7 @@ class NoPropNetDT(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self,
-        x: Tensor,
-        generators: Sequence[torch.Generator | None] = (None,),
-        stochastic: bool = True,
+        self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), stochastic: bool = True
     ) -> Tensor:
         """p(y | z_T) of R inference runs from images only: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
         for z, _ in self.denoise(x, generators, stochastic):

@@ -12,7 +12,7 @@ ALPHA_BAR_CLIP = (1e-4, 1 - 1e-3)
 
 
 def cosine_alpha_bar(num_blocks: int, s: float = 0.008) -> Tensor:
-    """alpha_bar_t = f(T - t) / f(0), f(k) = cos^2((k/T + s) / (1 + s) * pi/2) (Nichol & Dhariwal 2021); shape (T+1,)."""
+    """alpha_bar_t = f(T - t) / f(0), f(k) = cos^2((k/T + s) / (1 + s) pi/2) (Nichol and Dhariwal 2021); (T+1,)."""
     k = num_blocks - torch.arange(num_blocks + 1, dtype=torch.float64)
     f = torch.cos((k / num_blocks + s) / (1 + s) * math.pi / 2) ** 2
     return f / f[-1]

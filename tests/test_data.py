@@ -5,15 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import (
-    DataInfo,
-    RawImages,
-    augment,
-    channel_statistics,
-    epoch_batches,
-    load_raw,
-    training_data,
-)
+from data import DataInfo, RawImages, augment, channel_statistics, epoch_batches, load_raw, training_data
 from errors import UserError
 from folder import decode_image
 from streams import Streams

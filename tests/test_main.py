@@ -111,12 +111,7 @@ def test_the_names_in_a_checkpoint(digits_run):
 def test_evaluate_repeats_the_result_of_the_training(digits_run, run_main, tmp_path):
     expected = json.loads((digits_run / "results.json").read_text())
     code, out, err = run_main(
-        "--evaluate",
-        "--checkpoint",
-        digits_run / "best_model.pt",
-        "--checkpoint-dir",
-        tmp_path,
-        "--steps-report",
+        "--evaluate", "--checkpoint", digits_run / "best_model.pt", "--checkpoint-dir", tmp_path, "--steps-report"
     )
     assert (code, err) == (0, [])
     assert LAST_LINE.fullmatch(out[-1])
@@ -144,12 +139,7 @@ def test_resuming_through_main_equals_the_longer_run(digits_run, run_main, tmp_p
     flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "3", "--epochs", "3"]
     assert run_main(*flags, "--checkpoint-dir", tmp_path / "whole")[0] == 0
     code, out, _ = run_main(
-        "--checkpoint",
-        digits_run / "checkpoint_epoch_1.pt",
-        "--epochs",
-        3,
-        "--checkpoint-dir",
-        tmp_path / "on",
+        "--checkpoint", digits_run / "checkpoint_epoch_1.pt", "--epochs", 3, "--checkpoint-dir", tmp_path / "on"
     )
     assert code == 0 and LAST_LINE.fullmatch(out[-1])
     states = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "on")]
@@ -169,18 +159,7 @@ def test_a_new_run_sets_the_earlier_one_aside(run_main, tmp_path):
 def test_own_images_train_evaluate_predict(run_main, tmp_path):
     root = make_folder(tmp_path / "data", counts=(12, 12))
     run = tmp_path / "run"
-    flags = [
-        "--dataset",
-        "folder",
-        "--data-dir",
-        root,
-        "--num-blocks",
-        2,
-        "--epochs",
-        1,
-        "--checkpoint-dir",
-        run,
-    ]
+    flags = ["--dataset", "folder", "--data-dir", root, "--num-blocks", 2, "--epochs", 1, "--checkpoint-dir", run]
     code, out, err = run_main(*flags, "--embedding-type", "prototype")
     assert code == 0 and LAST_LINE.fullmatch(out[-1])
     assert (run / "plots" / "prototypes.png").exists()
@@ -211,16 +190,7 @@ def test_predictions_do_not_depend_on_the_labels():
 
 def bad_calls(digits_run, tmp_path):
     """Bad calls and words that their line must hold."""
-    small = [
-        "--dataset",
-        "digits",
-        "--num-blocks",
-        "1",
-        "--epochs",
-        "1",
-        "--checkpoint-dir",
-        tmp_path / "run",
-    ]
+    small = ["--dataset", "digits", "--num-blocks", "1", "--epochs", "1", "--checkpoint-dir", tmp_path / "run"]
     model = digits_run / "best_model.pt"
     other = tmp_path / "other.pt"
     torch.save({"state_dict": {}}, other)
@@ -244,22 +214,13 @@ def bad_calls(digits_run, tmp_path):
         "no number": ([*small, "--lr", "nan"], "--lr"),
         "fraction over 1": ([*small, "--val-fraction", "1.5"], "--val-fraction"),
         "clip upside down": ([*small, "--alpha-bar-clip", "0.9", "0.1"], "--alpha-bar-clip"),
-        "dim of one-hot": (
-            [*small, "--embedding-type", "one-hot", "--embedding-dim", "5"],
-            "--embedding-dim",
-        ),
-        "init of one-hot": (
-            [*small, "--embedding-type", "one-hot", "--embedding-init", "random"],
-            "--embedding-init",
-        ),
+        "dim of one-hot": ([*small, "--embedding-type", "one-hot", "--embedding-dim", "5"], "--embedding-dim"),
+        "init of one-hot": ([*small, "--embedding-type", "one-hot", "--embedding-init", "random"], "--embedding-init"),
         "prototype start of vectors": ([*small, "--embedding-init", "prototype"], "--embedding-init"),
         "size of digits": ([*small, "--image-size", "16"], "--image-size"),
         "sigma of softmax": ([*small, "--posterior-sigma", "2"], "--posterior-sigma"),
         "runs without noise": ([*small, "--inference", "deterministic", "--eval-runs", "3"], "--eval-runs"),
-        "patience without validation": (
-            [*small, "--val-fraction", "0", "--early-stopping-patience", "3"],
-            "--val",
-        ),
+        "patience without validation": ([*small, "--val-fraction", "0", "--early-stopping-patience", "3"], "--val"),
         "amp on the CPU": ([*small, "--device", "cpu", "--amp"], "--amp"),
         "unknown device": ([*small, "--device", "toaster"], "toaster"),
         "no such GPU": ([*small, "--device", "cuda:99"], "cuda:99"),
@@ -278,10 +239,7 @@ def bad_calls(digits_run, tmp_path):
         "broken image": (["--predict", no_image, "--checkpoint", model], "no.png"),
         "missing image": (["--predict", tmp_path / "none.png", "--checkpoint", model], "none.png"),
         "no data folder": (["--dataset", "folder", "--data-dir", tmp_path / "nowhere"], "nowhere"),
-        "size too small": (
-            ["--dataset", "folder", "--data-dir", folder, "--image-size", "2"],
-            "--image-size",
-        ),
+        "size too small": (["--dataset", "folder", "--data-dir", folder, "--image-size", "2"], "--image-size"),
     }
 
 

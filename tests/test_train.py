@@ -81,11 +81,7 @@ def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
     trainer.shared.step()
     after = trainer.model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
-    assert {k for k in changed if not k.startswith("blocks.1.")} == {
-        "W_embed",
-        "theta_out.weight",
-        "theta_out.bias",
-    }
+    assert {k for k in changed if not k.startswith("blocks.1.")} == {"W_embed", "theta_out.weight", "theta_out.bias"}
     parameters = {k for k, _ in trainer.model.named_parameters() if k.startswith("blocks.1.")}
     assert parameters <= changed
 
