@@ -13,6 +13,7 @@ from evaluate import READOUTS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 
 EPOCHS = {"mnist": 100, "fashion-mnist": 100, "cifar10": 150, "cifar100": 150, "folder": 150, "digits": 40}
+BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 
 # Flags that may differ from those of the checkpoint which is continued, evaluated or used to predict.
 PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
@@ -172,7 +173,7 @@ def _training_flags(parser: Parser) -> None:
         type=POSITIVE,
         metavar="N",
     )
-    flag("--batch-size", 128, "images per step", type=_number(int, 2), metavar="N")
+    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2), metavar="N")
     flag("--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
     flag("--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
     flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
@@ -265,6 +266,8 @@ def settle(args: Namespace, given: set[str]) -> None:
     """Fill in the defaults that depend on other flags. Raises UserError for flags that do not go together."""
     if args.epochs is None:
         args.epochs = EPOCHS[args.dataset]
+    if args.batch_size is None:
+        args.batch_size = BATCH_SIZE[args.dataset]
     if args.embedding_init is None:
         args.embedding_init = "prototype" if args.embedding_type == "prototype" else "orthogonal"
     if args.eval_runs is None:

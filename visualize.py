@@ -85,7 +85,9 @@ def training_curves(run: RunFiles) -> Figure | None:
     readout = run.config["readout"]
     accuracy.set(title=f"accuracy by denoising (readout {readout})", xlabel="epoch", ylabel="accuracy (%)")
     accuracy.legend()
-    rate.step(epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker)
+    rate.step(
+        epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker, markersize=4
+    )
     rate.set(title="learning rate of the blocks, at the start of the epoch", xlabel="epoch", ylabel="learning rate")
     rate.set_ylim(bottom=0)
     for axes in (accuracy, rate):
@@ -110,7 +112,8 @@ def schedule(run: RunFiles) -> Figure:
     for name, values, colour, sign in zip(names, coefficients, (BLUE, ORANGE, RED), "os^", strict=True):
         steps.plot(t[1:], values, color=colour, label=name, marker=sign if marker else None, markersize=4)
     steps.set(title="coefficients of step t (eq. 3)", ylabel="coefficient", xlabel="t")
-    steps.legend()
+    steps.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=1)
+    steps.set_ylim(top=1.2)
     for axes in (level, ratio, steps):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _with_grid(figure, level, ratio, steps)
