@@ -12,7 +12,7 @@ from errors import UserError
 from evaluate import READOUTS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 
-EPOCHS = {"mnist": 100, "fashion-mnist": 100, "cifar10": 150, "cifar100": 150, "folder": 150, "digits": 40}
+EPOCHS = {"mnist": 100, "fashion-mnist": 100, "cifar10": 150, "cifar100": 150, "folder": 150, "digits": 14}
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 
 # Flags that may differ from those of the checkpoint which is continued, evaluated or used to predict.
