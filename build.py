@@ -38,8 +38,6 @@ def new_model(args: Namespace, info: DataInfo, train: Split, streams: Streams) -
     for t in range(1, model.num_blocks + 1):
         with streams.seeded("init", t):
             _reset(model.block(t))
-    with streams.seeded("init", 0):
-        _reset(model.theta_out)
     return model
 
 

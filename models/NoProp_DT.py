@@ -59,6 +59,8 @@ class NoPropNetDT(nn.Module):
         else:
             self.register_buffer("W_embed", W_embed.clone())
         self.theta_out = nn.Linear(embedding_dim, num_classes)
+        for parameter in self.theta_out.parameters():
+            nn.init.zeros_(parameter)  # favours no class, so that its few steps per epoch soon tell them apart
         self.blocks = nn.ModuleList(
             NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for _ in range(len(alpha_bar) - 1)
         )

@@ -142,14 +142,18 @@ def test_image_features_are_computed_once_per_image_for_all_runs():
 
 def test_a_run_does_not_depend_on_how_many_runs_there_are():
     model = make_model().eval()
+    torch.nn.init.normal_(model.theta_out.weight)
     x = torch.randn(5, *SHAPE)
     many = model.predict(x, [torch.Generator().manual_seed(r) for r in range(3)])
     alone = model.predict(x, [torch.Generator().manual_seed(2)])
     torch.testing.assert_close(many[2], alone[0])
 
 
-def test_an_untrained_model_scores_chance():
+@pytest.mark.parametrize("theta_out", ["as it starts", "drawn"])
+def test_an_untrained_model_scores_chance(theta_out):
     model = make_model(num_blocks=5, m=10).eval()
+    if theta_out == "drawn":
+        torch.nn.init.normal_(model.theta_out.weight)
     y = torch.arange(2000) % 10
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(2000, *SHAPE, generator=generator)
@@ -159,6 +163,7 @@ def test_an_untrained_model_scores_chance():
 
 def test_the_class_head_sees_z_only():
     model = make_model(d=5)
+    torch.nn.init.normal_(model.theta_out.weight)
     assert model.theta_out.in_features == 5
     z = torch.randn(2, 5)
     expected = model.theta_out(z).log_softmax(1)
