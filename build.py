@@ -47,7 +47,9 @@ def model_from_checkpoint(args: Namespace, info: DataInfo, state: dict[str, Tens
         model = build_model(args, info, torch.zeros_like(state["W_embed"]))
         model.load_state_dict(state)
     except (KeyError, RuntimeError, AttributeError) as error:
-        raise UserError("the checkpoint's weights do not fit its own settings: the file is damaged") from error
+        raise UserError(
+            f"the weights in {args.checkpoint} do not fit its own settings: the file is damaged, take another one"
+        ) from error
     return model
 
 
