@@ -58,9 +58,15 @@ class DataInfo:
     mean: list[float]
     std: list[float]
 
+    def __post_init__(self):
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}  # copied once, not at every batch
+
     def normalise(self, images: Tensor) -> Tensor:
         """(B, H, W, C) uint8 -> (B, C, H, W) float32 in channels_last memory, mean 0 and deviation 1."""
-        mean, std = (torch.tensor(v, device=images.device) for v in (self.mean, self.std))
+        device = images.device
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        mean, std = self._on_device[device]
         return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 

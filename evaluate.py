@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from checkpoint import write_atomic
 from data import DataInfo, Split
@@ -80,7 +81,9 @@ def evaluate(
     by_step = torch.zeros(2, T + 1, device=device)
     confusion = torch.zeros(m * m, dtype=torch.int64, device=device)
 
-    for images, labels in zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True):
+    batches = zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True)
+    total = -(-len(split) // EVAL_BATCH)
+    for images, labels in tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None, leave=False):
         for t, (z, weights) in enumerate(model.denoise(info.normalise(images), generators, stochastic)):
             log_prob = model.log_prob(z)
             by_step[0, t] += (log_prob.argmax(dim=2) == labels).sum()

@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from build import model_from_checkpoint, new_model
 from checkpoint import load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
 from data import DataInfo, Split, load_raw, training_data
 from errors import UserError
-from evaluate import inference_generators, read_out
+from evaluate import EVAL_BATCH, inference_generators, read_out
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
 from options import adopt, parse_flags, settle
@@ -81,6 +82,7 @@ def train(args: Namespace, given: set[str]) -> None:
     require_classes(raw.classes, info.classes if info else raw.classes, "training")
     data = training_data(raw, args.val_fraction, streams, info)
     test = load_test(args, data.info)
+    open_run_folder(run)
     if checkpoint:
         model = model_from_checkpoint(args, data.info, checkpoint["model"])
     else:
@@ -88,7 +90,6 @@ def train(args: Namespace, given: set[str]) -> None:
     model.to(device)
     if args.compile:
         compile_blocks(model)
-    open_run_folder(run)
     trainer = Trainer(model, data, args, streams, run)
     if checkpoint:
         trainer.load_state_dict(checkpoint)
@@ -97,23 +98,32 @@ def train(args: Namespace, given: set[str]) -> None:
 
     print(describe_run(args, data.info, model, (len(data.train), len(data.validation), len(test))))
     write_json(run / "config.json", {**vars(args), "versions": versions(device)})
-    fit(trainer)
-    result = test_model(args, model, data.info, test, streams, run, trainer.best_dict())
-    for path in draw_run(run):
-        print(f"drawn: {path}")
+    with resumable(trainer):
+        trainer.fit()
+        result = test_model(args, model, data.info, test, streams, run, trainer.best_dict())
+    draw_pictures(run)
     print_accuracies(args, result)
 
 
-def fit(trainer: Trainer) -> None:
-    """Train; whoever stops it is told how to go on."""
+@contextmanager
+def resumable(trainer: Trainer):
+    """Whoever stops the training is told how to go on."""
     try:
-        trainer.fit()
+        yield
     except (KeyboardInterrupt, Terminated) as stop:
-        last = trainer.run / "last.pt"
-        go_on = f"continue with: python main.py --checkpoint {shlex.quote(str(last))}"
-        saved = f"epoch {len(trainer.history)} is saved, {go_on}"
+        last = shlex.quote(str(trainer.run / "last.pt"))
+        saved = f"epoch {len(trainer.history)} is saved, continue with: python main.py --checkpoint {last}"
         stop.note = saved if trainer.history else "no epoch was finished, so nothing is saved"
         raise
+
+
+def draw_pictures(run: Path) -> None:
+    """Whatever goes wrong in drawing, the result of the training is still to be printed."""
+    try:
+        for path in draw_run(run):
+            print(f"drawn: {path}")
+    except Exception as error:
+        print(f"main.py: no pictures ({error}); try again with: python visualize.py {run}", file=sys.stderr)
 
 
 def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
@@ -143,13 +153,15 @@ def predict_files(args: Namespace, given: set[str]) -> None:
 
     generators = inference_generators(Streams(args.seed, device), "predict", args.eval_runs)
     stochastic = args.inference == "stochastic"
-    probabilities = model.predict(info.normalise(images.to(device)), generators, stochastic)  # (R, B, m)
-    if args.readout == "sample":
-        probabilities = probabilities[:1]
-    classes = read_out(probabilities, args.readout)[0].tolist()
-    mean = probabilities.mean(dim=0)
-    for i, (file, y) in enumerate(zip(files, classes, strict=True)):
-        print(f"{file}\t{info.classes[y]}\t{100 * mean[i, y].item():.2f} %")
+    for start in range(0, len(files), EVAL_BATCH):
+        names, batch = files[start : start + EVAL_BATCH], images[start : start + EVAL_BATCH]
+        probabilities = model.predict(info.normalise(batch.to(device)), generators, stochastic)  # (R, B, m)
+        if args.readout == "sample":
+            probabilities = probabilities[:1]
+        classes = read_out(probabilities, args.readout)[0].tolist()
+        mean = probabilities.mean(dim=0)
+        for i, (name, y) in enumerate(zip(names, classes, strict=True)):
+            print(f"{name}\t{info.classes[y]}\t{100 * mean[i, y].item():.2f} %")
 
 
 def run_folder(args: Namespace) -> Path:

@@ -45,7 +45,7 @@ class Streams:
             yield
 
     def state_dict(self) -> dict:
-        states = {key: generator.get_state() for key, generator in self._generators.items()}
+        states = {key: (g.device.type, g.get_state()) for key, g in self._generators.items()}
         return {"seed": self.seed, "device": self.device.type, "states": states}
 
     def load_state_dict(self, state: dict) -> None:
@@ -56,7 +56,6 @@ class Streams:
                 f"{self.device.type}: continue with --device {state['device']}"
             )
         self.seed = state["seed"]
-        for key, value in state["states"].items():
+        for key, (device, value) in state["states"].items():
             purpose, index = key.rsplit("/", 1)
-            on_cpu = purpose == "order"  # the order of the data is drawn on the CPU on every device
-            self.get(purpose, int(index), "cpu" if on_cpu else None).set_state(value)
+            self.get(purpose, int(index), "cpu" if device == "cpu" else None).set_state(value)

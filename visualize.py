@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib import colormaps
@@ -43,8 +44,11 @@ def read_run(folder: Path) -> RunFiles:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     examples = None
     if (path := folder / "logs" / "examples.npz").exists():
-        with np.load(path, allow_pickle=False) as file:
-            examples = dict(file)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                examples = dict(file)
+        except (ValueError, OSError, BadZipFile) as error:
+            raise UserError(f"{path} cannot be read ({error}): delete it, or make it again with --evaluate") from error
     classes = [] if examples is None else [str(name) for name in examples["classes"]]
     history = _read_json(folder / "logs" / "training_history.json")
     return RunFiles(folder, config, history, examples, classes)

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -285,6 +287,41 @@ def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert LAST_LINE.fullmatch(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("stop, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_says_how_to_go_on(run_main, tmp_path, stop, code):
+    flags = "--dataset digits --embedding-type one-hot --num-blocks 1 --epochs 500".split()
+    command = [sys.executable, "main.py", *flags, "--checkpoint-dir", tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("epoch"):
+            assert process.poll() is None
+        process.send_signal(stop)
+        lines = process.stderr.read().splitlines()
+    assert (process.returncode, len(lines)) == (code, 1)
+    go_on = shlex.split(lines[0].partition("python main.py ")[2])
+    epoch = load_checkpoint(tmp_path / "last.pt")["epoch"]
+    code, out, _ = run_main(*go_on, "--epochs", epoch + 1)
+    assert code == 0 and LAST_LINE.fullmatch(out[-1])
+
+
+def test_pictures_that_fail_do_not_cost_the_result(run_main, tmp_path, monkeypatch):
+    def broken(folder):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("main.draw_run", broken)
+    flags = "--dataset digits --embedding-type one-hot --num-blocks 1 --epochs 1".split()
+    code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
+    assert code == 0 and LAST_LINE.fullmatch(out[-1]) and "no ink" in err[0]
+
+
+def test_the_readme_has_every_flag_with_its_default():
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    shown = {}
+    for action in make_parser()._actions:
+        if action.dest != "help":
+            shown[action.option_strings[0]] = action.help.rpartition("(default: ")[2][:-1]
+    assert rows == shown
 
 
 def test_an_image_of_another_size_and_mode_is_predicted(digits_run, run_main, tmp_path):

@@ -160,6 +160,18 @@ def test_a_loss_that_is_not_finite_names_block_epoch_and_batch_and_keeps_the_fil
     assert len(json.loads((tmp_path / "logs" / "training_history.json").read_text())) == 1
 
 
+def test_bfloat16_autocast_keeps_the_loss(tmp_path):
+    losses = []
+    for amp in (False, True):
+        trainer = make_trainer(tmp_path)
+        trainer.model.train()
+        trainer.args.amp = amp  # the flag itself is refused on a CPU, where it would only be slow
+        x, y = trainer.batch(torch.arange(32), 0)
+        losses.append(trainer.update_block(2, x, y))
+    assert not torch.equal(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=1e-3)
+
+
 def parameter():
     return torch.nn.Parameter(torch.ones(1))
 
