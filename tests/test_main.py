@@ -291,7 +291,7 @@ def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):
 
 @pytest.mark.parametrize("stop, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_says_how_to_go_on(run_main, tmp_path, stop, code):
-    flags = "--dataset digits --embedding-type one-hot --num-blocks 1 --epochs 500".split()
+    flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "1", "--epochs", "500"]
     command = [sys.executable, "main.py", *flags, "--checkpoint-dir", tmp_path]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not process.stdout.readline().startswith("epoch"):
@@ -310,7 +310,7 @@ def test_pictures_that_fail_do_not_cost_the_result(run_main, tmp_path, monkeypat
         raise RuntimeError("no ink")
 
     monkeypatch.setattr("main.draw_run", broken)
-    flags = "--dataset digits --embedding-type one-hot --num-blocks 1 --epochs 1".split()
+    flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "1", "--epochs", "1"]
     code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
     assert code == 0 and LAST_LINE.fullmatch(out[-1]) and "no ink" in err[0]
 
