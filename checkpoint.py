@@ -50,6 +50,8 @@ def save_checkpoint(path: Path, content: dict) -> None:
 def load_checkpoint(path: str | Path) -> dict:
     """The content of a checkpoint, tensors on the CPU. Raises UserError for anything else than one of ours."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best_model.pt'}")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import find_classes, make_dataset
 from tqdm import tqdm
@@ -66,8 +66,13 @@ def decode_image(path: str, size: tuple[int, int]) -> np.ndarray:
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
             return np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise UserError(f"the image {path} does not open ({reason}): mend or remove it") from error
+        reasons = {
+            FileNotFoundError: "no such file",
+            IsADirectoryError: "it is a folder",
+            UnidentifiedImageError: "it is no image of a known format",
+        }
+        reason = reasons.get(type(error), error)
+        raise UserError(f"the image {path} does not open ({reason}): mend it or leave it out") from error
 
 
 def match_channels(images: Tensor, channels: int) -> Tensor:

@@ -18,7 +18,7 @@ from build import model_from_checkpoint, new_model
 from checkpoint import load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
 from data import DataInfo, Split, load_raw, training_data
 from errors import UserError
-from evaluate import EVAL_BATCH, inference_generators, read_out
+from evaluate import inference_generators, read_out
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
 from options import adopt, parse_flags, settle
@@ -70,6 +70,8 @@ def train(args: Namespace, given: set[str]) -> None:
         args = adopt(args, given, checkpoint["config"])
         if "optimizers" not in checkpoint:
             raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
+        if args.epochs < checkpoint["epoch"]:
+            raise UserError(f"{args.checkpoint} has {checkpoint['epoch']} epochs already: raise --epochs above that")
     else:
         settle(args, given)
     device = pick_device(args)
@@ -102,6 +104,7 @@ def train(args: Namespace, given: set[str]) -> None:
         trainer.fit()
         result = test_model(args, model, data.info, test, streams, run, trainer.best_dict())
     draw_pictures(run)
+    print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
     print_accuracies(args, result)
 
 
@@ -136,6 +139,11 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     test = load_test(args, info)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
     open_run_folder(run)
+    if not (run / "config.json").exists():
+        write_json(run / "config.json", {**vars(args), "versions": versions(device)})
+    print(
+        f"{args.checkpoint}: epoch {checkpoint['epoch']}, {len(test)} {args.dataset} test images; results go to {run}"
+    )
     result = test_model(args, model, info, test, Streams(args.seed, device), run, checkpoint)
     print_accuracies(args, result)
 
@@ -151,17 +159,14 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     images = match_channels(decode_images(files, (height, width)), channels)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device).eval()
 
-    generators = inference_generators(Streams(args.seed, device), "predict", args.eval_runs)
-    stochastic = args.inference == "stochastic"
-    for start in range(0, len(files), EVAL_BATCH):
-        names, batch = files[start : start + EVAL_BATCH], images[start : start + EVAL_BATCH]
-        probabilities = model.predict(info.normalise(batch.to(device)), generators, stochastic)  # (R, B, m)
+    streams, stochastic = Streams(args.seed, device), args.inference == "stochastic"
+    for name, image in zip(files, images.to(device), strict=True):
+        generators = inference_generators(streams, "predict", args.eval_runs)  # the same noise for every file
+        probabilities = model.predict(info.normalise(image[None]), generators, stochastic)  # (R, 1, m)
         if args.readout == "sample":
             probabilities = probabilities[:1]
-        classes = read_out(probabilities, args.readout)[0].tolist()
-        mean = probabilities.mean(dim=0)
-        for i, (name, y) in enumerate(zip(names, classes, strict=True)):
-            print(f"{name}\t{info.classes[y]}\t{100 * mean[i, y].item():.2f} %")
+        y = read_out(probabilities, args.readout).item()
+        print(f"{name}\t{info.classes[y]}\t{100 * probabilities[:, 0, y].mean().item():.2f} %")
 
 
 def run_folder(args: Namespace) -> Path:

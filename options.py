@@ -305,6 +305,7 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
         ("lr_scheduler_patience", args.lr_scheduler_patience and no_validation, needs_validation),
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
+        ("warmup_epochs", args.warmup_epochs > args.epochs, f"exceeds --epochs {args.epochs}: lower it"),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
     ]
@@ -322,9 +323,10 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
     free = EVALUATE_FLAGS if args.evaluate else PREDICT_FLAGS if args.predict else RESUME_FLAGS
     for name in sorted(given - free):
         if getattr(args, name) != config.get(name):
+            way_out = "leave the flag out" if using else "leave the flag out or start a new run"
             raise UserError(
                 f"{as_flag(name)} {_show(getattr(args, name))} contradicts the checkpoint, which has "
-                f"{_show(config.get(name))}: leave the flag out or start a new run"
+                f"{_show(config.get(name))}: {way_out}"
             )
     settings = {**config, **{name: getattr(args, name) for name in THIS_CALL}}
     settings.update({name: getattr(args, name) for name in given & free})

@@ -118,7 +118,7 @@ def test_evaluate_repeats_the_result_of_the_training(digits_run, run_main, tmp_p
     assert (code, err) == (0, [])
     assert LAST_LINE.fullmatch(out[-1])
     assert f"{expected['test_accuracy_mean']:.2f} +- {expected['test_accuracy_sem']:.2f} %" in out[-1]
-    assert [line.split()[0] for line in out[1:4]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in out[2:5]] == ["1", "2", "3"]
     assert json.loads((tmp_path / "results.json").read_text())["per_run"] == expected["per_run"]
 
 
@@ -167,7 +167,7 @@ def test_own_images_train_evaluate_predict(run_main, tmp_path):
     assert (run / "plots" / "prototypes.png").exists()
     picture = root / "test" / "cat" / "1.png"
     code, out, err = run_main("--predict", picture, picture, "--checkpoint", run / "best_model.pt")
-    assert (code, err, len(out)) == (0, [], 2)
+    assert (code, err, len(out)) == (0, [], 2) and out[0] == out[1]
     name, label, share = out[0].split("\t")
     assert name == str(picture) and label in ("cat", "dog") and 50 <= float(share.split()[0]) <= 100
     (root / "test" / "dog").rename(root / "test" / "emu")
@@ -238,6 +238,10 @@ def bad_calls(digits_run, tmp_path):
         "model without optimizers": (["--checkpoint", model], "last.pt"),
         "other T": (["--evaluate", "--checkpoint", model, "--num-blocks", "5"], "--num-blocks 5"),
         "other data set": (["--checkpoint", digits_run / "last.pt", "--dataset", "mnist"], "--dataset mnist"),
+        "folder as checkpoint": (["--evaluate", "--checkpoint", digits_run], "best_model.pt"),
+        "fewer epochs than done": (["--checkpoint", digits_run / "last.pt", "--epochs", "1"], "--epochs"),
+        "warm-up beyond the end": ([*small, "--warmup-epochs", "2"], "--warmup-epochs"),
+        "folder as image": (["--predict", tmp_path, "--checkpoint", model], "folder"),
         "broken image": (["--predict", no_image, "--checkpoint", model], "no.png"),
         "missing image": (["--predict", tmp_path / "none.png", "--checkpoint", model], "none.png"),
         "no data folder": (["--dataset", "folder", "--data-dir", tmp_path / "nowhere"], "nowhere"),
