@@ -114,7 +114,7 @@ def example_paths(
     """Some images spread over the split, with what the model makes of them: material for the pictures.
 
     images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (T+1, E, d) of the
-    first run, W_embed (m, d), classes (m,).
+    first run and path_class (E,) that it ends in, W_embed (m, d), classes (m,).
     """
     model.eval()
     count = min(EXAMPLES, len(split))
@@ -124,6 +124,7 @@ def example_paths(
         "images": chosen.images,
         "labels": chosen.labels,
         "probabilities": model.log_prob(path[-1]).exp().mean(dim=0),
+        "path_class": model.log_prob(path[-1][0]).argmax(dim=1),
         "z_path": torch.stack([z[0] for z in path]),
         "W_embed": model.W_embed,
     }

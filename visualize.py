@@ -212,7 +212,8 @@ def denoising_path(run: RunFiles) -> Figure | None:
     chosen = np.linspace(0, z_path.shape[1] - 1, min(len(PATH_COLOURS), z_path.shape[1])).astype(int)
     for i, colour in zip(chosen, PATH_COLOURS, strict=False):
         path = flat(z_path[:, i])  # (T+1, 2)
-        label = f"image of {_short(run.classes[run.examples['labels'][i]])}"
+        true, read = (_short(run.classes[run.examples[key][i]]) for key in ("labels", "path_class"))
+        label = f"image of {true}" + ("" if read == true else f", read as {read}")
         axes.plot(*path.T, color=colour, linewidth=1, alpha=0.8)
         axes.scatter(*path.T, color=colour, s=np.linspace(8, 60, len(path)), alpha=0.8, label=label)
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
