@@ -297,11 +297,21 @@ def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):
 def test_a_stopped_training_says_how_to_go_on(run_main, tmp_path, stop, code):
     flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "1", "--epochs", "500"]
     command = [sys.executable, "main.py", *flags, "--checkpoint-dir", tmp_path]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    try:
         while not process.stdout.readline().startswith("epoch"):
             assert process.poll() is None
         process.send_signal(stop)
-        lines = process.stderr.read().splitlines()
+        lines = process.communicate(timeout=60)[1].splitlines()
+    finally:
+        process.kill()
     assert (process.returncode, len(lines)) == (code, 1)
     go_on = shlex.split(lines[0].partition("python main.py ")[2])
     epoch = load_checkpoint(tmp_path / "last.pt")["epoch"]
