@@ -197,6 +197,10 @@ class Trainer:
         content = example_paths(self.model, self.data.info, split, generators, stochastic)
         write_examples(self.run, content, evaluation, split_name, self.best["epoch"])
 
+    @property
+    def train_seconds(self) -> float:
+        return sum(row["seconds"] for row in self.history)
+
     def model_dict(self) -> dict:
         """What using the model needs: best_model.pt."""
         return {
@@ -204,15 +208,15 @@ class Trainer:
             "info": asdict(self.data.info),
             "epoch": self.epoch,
             "val_accuracy": self.history[-1]["val_accuracy"],
-            "train_seconds": sum(row["seconds"] for row in self.history),
+            "train_seconds": self.train_seconds,
             "model": self.model.state_dict(),
             "W_embed_start": self.W_embed_start,
         }
 
     def best_dict(self) -> dict:
         """What the report says of the weights that `fit` ends with."""
-        seconds = sum(row["seconds"] for row in self.history)
-        return {"epoch": self.best["epoch"], "val_accuracy": self.best["accuracy"], "train_seconds": seconds}
+        best = self.best
+        return {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": self.train_seconds}
 
     def state_dict(self) -> dict:
         """What continuing needs: last.pt."""

@@ -111,12 +111,12 @@ def schedule(run: RunFiles) -> Figure:
     level.set(title=f"{config['schedule']} schedule", ylabel=r"$\bar\alpha_t$", xlabel="t (0 noise, T clean)")
     ratio.plot(t, snr(alpha_bar), color=GREEN, marker=marker, markersize=4)
     ratio.set(title="signal-to-noise ratio", ylabel="SNR(t) (log scale)", yscale="log", xlabel="t")
-    names = ("$a_t$ (of $\\hat u$)", "$b_t$ (of $z_{t-1}$)", "$c_t$ (variance of the noise)")
+    names = ("$a_t$ (of $\\hat u$)", "$b_t$ (of $z_{t-1}$)", "$c_t$ (noise variance)")
     coefficients = step_coefficients(alpha_bar[:-1], alpha_bar[1:])
     for name, values, colour, sign in zip(names, coefficients, (BLUE, ORANGE, RED), "os^", strict=True):
         steps.plot(t[1:], values, color=colour, label=name, marker=sign if marker else None, markersize=4)
     steps.set(title="coefficients of step t (eq. 3)", ylabel="coefficient", xlabel="t")
-    steps.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=1)
+    steps.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=0.8)
     steps.set_ylim(top=1.2)
     for axes in (level, ratio, steps):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
