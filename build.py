@@ -1,6 +1,7 @@
 """From settings to a model: the one place that turns flags into a network, for training and for checkpoints."""
 
 from argparse import Namespace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,22 @@ from errors import UserError
 from models.embeddings import initial_embedding, one_hot_embedding, prototype_indices
 from models.NoProp_DT import NoPropNetDT
 from models.schedules import make_alpha_bar
+from options import learns_embedding
+from parts import select_blocks
 from streams import Streams
 
 
-def build_model(args: Namespace, info: DataInfo, W_embed: Tensor) -> NoPropNetDT:
-    """The network of the settings around W_embed (m, d), on the CPU in channels_last memory."""
+def build_model(args: Namespace, info: DataInfo, W_embed: Tensor, blocks: Iterable[int] | None = None) -> NoPropNetDT:
+    """The network of the settings around W_embed (m, d) with these blocks (default: all), on the CPU, channels_last."""
     alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
     try:
         model = NoPropNetDT(
             info.image_shape,
             W_embed,
             alpha_bar,
-            learn_embedding=args.embedding_type != "one-hot",
+            learn_embedding=learns_embedding(args),
+            learn_theta_out=not args.embedding_from,
+            blocks=blocks,
             prototype=args.embedding_type == "prototype",
             eta=args.eta,
             class_probability=args.class_probability,
@@ -32,20 +37,44 @@ def build_model(args: Namespace, info: DataInfo, W_embed: Tensor) -> NoPropNetDT
     return model.to(memory_format=torch.channels_last)
 
 
-def new_model(args: Namespace, info: DataInfo, train: Split, streams: Streams) -> NoPropNetDT:
-    """A model with the initial weights of its streams: those of block t depend on (seed, t) alone."""
-    model = build_model(args, info, starting_embedding(args, info, train, streams))
-    for t in range(1, model.num_blocks + 1):
+def new_model(
+    args: Namespace,
+    info: DataInfo,
+    train: Split,
+    streams: Streams,
+    blocks: Iterable[int] | None = None,
+    source: dict | None = None,
+) -> NoPropNetDT:
+    """A model with the initial weights of its streams: those of block t depend on (seed, t) alone.
+
+    source: the checkpoint of --embedding-from. Raises UserError where it is of other classes or images.
+    """
+    if source:
+        model = build_model(args, info, _embedding_from(args, info, source), blocks)
+        model.load_state_dict(select_blocks(source["model"], ()) | {"alpha_bar": model.alpha_bar}, strict=False)
+    else:
+        model = build_model(args, info, starting_embedding(args, info, train, streams), blocks)
+    for t in model.held:
         with streams.seeded("init", t):
             _reset(model.block(t))
     return model
 
 
-def model_from_checkpoint(args: Namespace, info: DataInfo, state: dict[str, Tensor]) -> NoPropNetDT:
+def _embedding_from(args: Namespace, info: DataInfo, source: dict) -> Tensor:
+    if source["info"]["classes"] != info.classes:
+        raise UserError(f"--embedding-from {args.embedding_from} has other classes than the training images")
+    if args.embedding_type == "prototype" and tuple(source["info"]["image_shape"]) != tuple(info.image_shape):
+        raise UserError(f"--embedding-from {args.embedding_from} has prototypes of another size than the images")
+    return source["model"]["W_embed"]
+
+
+def model_from_checkpoint(
+    args: Namespace, info: DataInfo, state: dict[str, Tensor], blocks: Iterable[int] | None = None
+) -> NoPropNetDT:
     """The model of a checkpoint's settings with its weights. Raises UserError where they do not fit."""
     try:
-        model = build_model(args, info, torch.zeros_like(state["W_embed"]))
-        model.load_state_dict(state)
+        model = build_model(args, info, torch.zeros_like(state["W_embed"]), blocks)
+        model.load_state_dict(select_blocks(state, model.held))
     except (KeyError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"the weights in {args.checkpoint} do not fit its own settings: the file is damaged, take another one"

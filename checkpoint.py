@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 PROGRAM = "NoProp"
 FORMAT = 1  # raised when older programs could no longer read a checkpoint
+MODEL_KEYS = ("config", "info", "epoch", "val_accuracy", "train_seconds", "model", "W_embed_start")  # of best_model.pt
 RUN_FILES = ("config.json", "results.json", "best_model.pt", "last.pt")
 
 
@@ -45,6 +46,17 @@ def save_checkpoint(path: Path, content: dict) -> None:
     """content: tensors and plain data only."""
     marked = {"program": PROGRAM, "format": FORMAT, "version": __version__, **content}
     write_atomic(path, lambda file: torch.save(marked, file))
+
+
+def save_run(run: Path, content: dict, save_every: int = 0) -> None:
+    """The files of an epoch from Trainer.state_dict(). last.pt first: all others can be made again from it."""
+    save_checkpoint(run / "last.pt", content)
+    epoch, held = content["epoch"], {name.split(".")[1] for name in content["model"] if name.startswith("blocks.")}
+    if content["best"]["epoch"] == epoch and len(held) == content["config"]["num_blocks"]:
+        save_checkpoint(run / "best_model.pt", {name: content[name] for name in MODEL_KEYS})
+    if save_every and epoch % save_every == 0:
+        save_checkpoint(run / f"checkpoint_epoch_{epoch}.pt", content)
+    write_json(run / "logs" / "training_history.json", content["history"])
 
 
 def load_checkpoint(path: str | Path) -> dict:

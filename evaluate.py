@@ -1,5 +1,6 @@
 """Accuracy by sequential denoising: R inference runs, three ways to read the answer out (sample, vote, mean)."""
 
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from checkpoint import write_atomic
 from data import DataInfo, Split
+from distributed import ALONE, Ranks
 from models.NoProp_DT import NoPropNetDT
 from streams import Streams
 
@@ -69,10 +71,12 @@ def evaluate(
     generators: list[torch.Generator],
     readout: str = "sample",
     stochastic: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Accuracy on a split, one inference run for each generator. The model sees images only.
 
-    Labels are compared with the finished predictions here, outside the model. Leaves the model in eval mode.
+    Labels are compared with the finished predictions here, outside the model. Leaves the model in eval mode. Every rank
+    computes the image features of its own blocks, nearly all of the work; of the chain only class weights travel.
     """
     model.eval()
     T, m, runs = model.num_blocks, len(info.classes), len(generators)
@@ -83,8 +87,9 @@ def evaluate(
 
     batches = zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True)
     total = -(-len(split) // EVAL_BATCH)
-    for images, labels in tqdm(batches, total=total, desc="evaluate", unit="batch", disable=None, leave=False):
-        for t, (z, weights) in enumerate(model.denoise(info.normalise(images), generators, stochastic)):
+    quiet = None if ranks.first else True  # None: where stderr is not a terminal
+    for images, labels in tqdm(batches, total=total, desc="evaluate", unit="batch", disable=quiet, leave=False):
+        for t, (z, weights) in enumerate(model.denoise(info.normalise(images), generators, stochastic, ranks.relay)):
             log_prob = model.log_prob(z)
             by_step[0, t] += (log_prob.argmax(dim=2) == labels).sum()
             by_step[1, t] += (weights.argmax(dim=2) == labels).sum()
@@ -109,7 +114,12 @@ def evaluate(
 
 @torch.no_grad()
 def example_paths(
-    model: NoPropNetDT, info: DataInfo, split: Split, generators: list[torch.Generator], stochastic: bool = True
+    model: NoPropNetDT,
+    info: DataInfo,
+    split: Split,
+    generators: list[torch.Generator],
+    stochastic: bool = True,
+    ranks: Ranks = ALONE,
 ) -> dict[str, np.ndarray]:
     """Some images spread over the split, with what the model makes of them: material for the pictures.
 
@@ -119,7 +129,7 @@ def example_paths(
     model.eval()
     count = min(EXAMPLES, len(split))
     chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
-    path = [z for z, _ in model.denoise(info.normalise(chosen.images), generators, stochastic)]
+    path = [z for z, _ in model.denoise(info.normalise(chosen.images), generators, stochastic, ranks.relay)]
     content = {
         "images": chosen.images,
         "labels": chosen.labels,
@@ -132,17 +142,34 @@ def example_paths(
     return {**arrays, "classes": np.array(info.classes)}
 
 
-def write_examples(
-    run: Path, content: dict[str, np.ndarray], evaluation: Evaluation, split_name: str, epoch: int
-) -> None:
-    """logs/examples.npz from example_paths and the evaluation of the same split."""
-    content = {
-        **content,
-        "split": np.array(split_name),
-        "epoch": np.array(epoch),
-        "readout": np.array(evaluation.readout),
-        "per_step_accuracy": np.array(evaluation.per_step_accuracy),
-        "per_step_u_hat": np.array(evaluation.per_step_u_hat),
-        "confusion": evaluation.confusion.numpy(),
-    }
-    write_atomic(run / "logs" / "examples.npz", lambda file: np.savez_compressed(file, **content))
+@dataclass
+class Evaluator:
+    """Evaluates a model as the settings of its run say."""
+
+    args: Namespace
+    model: NoPropNetDT
+    info: DataInfo
+    streams: Streams
+    ranks: Ranks = ALONE
+
+    def evaluate(self, split: Split, purpose: str) -> Evaluation:
+        """The noise is that of `purpose`, the same at every call: evaluations differ by the weights only."""
+        generators = inference_generators(self.streams, purpose, self.args.eval_runs)
+        stochastic = self.args.inference == "stochastic"
+        return evaluate(self.model, self.info, split, generators, self.args.readout, stochastic, self.ranks)
+
+    def write_examples(self, run: Path, evaluation: Evaluation, split: Split, split_name: str, epoch: int) -> None:
+        """logs/examples.npz: what the pictures need of an evaluation, so that they need neither data nor model."""
+        generators = inference_generators(self.streams, "examples", self.args.eval_runs)
+        stochastic = self.args.inference == "stochastic"
+        content = {
+            **example_paths(self.model, self.info, split, generators, stochastic, self.ranks),
+            "split": np.array(split_name),
+            "epoch": np.array(epoch),
+            "readout": np.array(evaluation.readout),
+            "per_step_accuracy": np.array(evaluation.per_step_accuracy),
+            "per_step_u_hat": np.array(evaluation.per_step_u_hat),
+            "confusion": evaluation.confusion.numpy(),
+        }
+        if self.ranks.first:
+            write_atomic(run / "logs" / "examples.npz", lambda file: np.savez_compressed(file, **content))

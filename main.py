@@ -1,27 +1,31 @@
-"""Command line of NoProp: train, continue, evaluate, predict.
+"""Command line of NoProp: train, continue, evaluate, predict, merge.
 
 python main.py --dataset digits                                  train, test and draw
 python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
+torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
 python main.py --help                                            all flags
 """
 
+import os
 import shlex
 import signal
 import sys
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
 
 from build import model_from_checkpoint, new_model
-from checkpoint import load_checkpoint, open_run_folder, set_aside_earlier_run, write_json
+from checkpoint import load_checkpoint, open_run_folder, save_run, set_aside_earlier_run, write_json
 from data import DataInfo, Split, load_raw, training_data
+from distributed import Ranks
 from errors import UserError
-from evaluate import inference_generators, read_out
+from evaluate import Evaluator, inference_generators, read_out
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
-from options import adopt, parse_flags, settle
+from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
+from parts import check_parts, format_blocks, join_parts, require_whole
 from report import describe_run, print_accuracies, test_model, versions
 from resources import reuse_freed_memory
 from streams import Streams
@@ -32,27 +36,51 @@ DEFAULT_RUN = "checkpoints_run"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
+    """The exit code: 0 done, 1 another rank died, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminate)
     reuse_freed_memory()
+    ranks = Ranks.from_environment()
     try:
-        args, given = parse_flags(argv)
-        if args.evaluate:
-            evaluate_checkpoint(args, given)
-        elif args.predict:
-            predict_files(args, given)
+        if ranks.first:
+            run_command(argv, ranks)
         else:
-            train(args, given)
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                run_command(argv, ranks)
     except UserError as error:
-        print("main.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        ranks.report(" ".join(str(error).split()))
         return 2
     except OSError as error:
-        print(f"main.py: error: {error}: the files written before are intact", file=sys.stderr)
+        ranks.report(f"{error}: the files written before are intact")
         return 2
     except (KeyboardInterrupt, Terminated) as stop:
-        print("main.py: stopped;", getattr(stop, "note", "nothing was changed"), file=sys.stderr)
+        dead = ranks.who_died() if isinstance(stop, Terminated) else None
+        note = getattr(stop, "note", "nothing was changed")
+        if ranks.speaks():
+            print(f"main.py: stopped, since {dead} died;" if dead else "main.py: stopped;", note, file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
+    except RuntimeError:
+        dead = ranks.who_died()
+        if dead is None:
+            raise
+        if ranks.speaks():
+            print(f"main.py: error: {dead} died; the files of the last full epoch are intact", file=sys.stderr)
+        return 1
     return 0
+
+
+def run_command(argv: list[str] | None, ranks: Ranks) -> None:
+    args, given = parse_flags(argv)
+    if args.evaluate or args.predict or args.merge:
+        check_ranks(args, ranks.size)
+    if args.evaluate:
+        evaluate_checkpoint(args, given)
+    elif args.predict:
+        predict_files(args, given)
+    elif args.merge:
+        merge(args)
+    else:
+        ranks.connect()
+        train(args, given, ranks)
 
 
 class Terminated(BaseException):
@@ -63,49 +91,93 @@ def _terminate(*_):
     raise Terminated
 
 
-def train(args: Namespace, given: set[str]) -> None:
+def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
     """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
-    checkpoint = load_checkpoint(args.checkpoint) if args.checkpoint else None
+    trainer, test = prepare(args, given, ranks)
+    args, run = trainer.args, trainer.run
+    with resumable(trainer):
+        trainer.fit()
+        if test:
+            result = test_model(trainer.evaluator, test, run, trainer.best_dict())
+        ranks.close()
+    if not ranks.first:
+        return
+    draw_pictures(run)
+    if not test:
+        held = f"blocks {format_blocks(args.blocks)} of {args.num_blocks} are in {run / 'last.pt'}"
+        print(f"{held}; join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR")
+        return
+    print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
+    print_accuracies(args, result)
+
+
+def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Split | None]:
+    """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained."""
+    source = None
+    checkpoint = ranks.from_first(lambda: checkpoint_to_continue(args, ranks))
     if checkpoint:
         args = adopt(args, given, checkpoint["config"])
-        if "optimizers" not in checkpoint:
-            raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
         if args.epochs < checkpoint["epoch"]:
             raise UserError(f"{args.checkpoint} has {checkpoint['epoch']} epochs already: raise --epochs above that")
     else:
+        if args.embedding_from:
+            source = ranks.from_first(lambda: load_checkpoint(args.embedding_from))
+            take_embedding_settings(args, given, source)
         settle(args, given)
-    device = pick_device(args)
+    check_ranks(args, ranks.size)
+    device = pick_device(args, ranks.local_rank)
     streams = Streams(args.seed, device)
     run = run_folder(args)
-    info = DataInfo(**checkpoint["info"]) if checkpoint else None
-    shape = info.image_shape if info else None
 
-    raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, shape)
-    require_classes(raw.classes, info.classes if info else raw.classes, "training")
-    data = training_data(raw, args.val_fraction, streams, info)
-    test = load_test(args, data.info)
-    open_run_folder(run)
+    info = DataInfo(**checkpoint["info"]) if checkpoint else None
+    with ranks.one_per_machine_first():
+        raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, info.image_shape if info else None)
+        require_classes(raw.classes, info.classes if info else raw.classes, "training")
+        data = training_data(raw, args.val_fraction, streams, info)
+        test = None if args.blocks else load_test(args, data.info)
+    if ranks.first:
+        open_run_folder(run)
+    held = ranks.deal(args.blocks or range(1, args.num_blocks + 1))
     if checkpoint:
-        model = model_from_checkpoint(args, data.info, checkpoint["model"])
+        model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
     else:
-        model = new_model(args, data.info, data.train, streams)
+        model = new_model(args, data.info, data.train, streams, held, source)
     model.to(device)
     if args.compile:
         compile_blocks(model)
-    trainer = Trainer(model, data, args, streams, run)
+    trainer = Trainer(model, data, args, streams, run, ranks)
     if checkpoint:
         trainer.load_state_dict(checkpoint)
-    elif (aside := set_aside_earlier_run(run)) is not None:
-        print(f"the earlier run in {run} is now in {aside}")
+    announce(trainer, test, checkpoint)
+    return trainer, test
 
-    print(describe_run(args, data.info, model, (len(data.train), len(data.validation), len(test))))
-    write_json(run / "config.json", {**vars(args), "versions": versions(device)})
-    with resumable(trainer):
-        trainer.fit()
-        result = test_model(args, model, data.info, test, streams, run, trainer.best_dict())
-    draw_pictures(run)
-    print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
-    print_accuracies(args, result)
+
+def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:
+    """That of --checkpoint; after a restart by torchrun last.pt of the run. None for a new run."""
+    last = run_folder(args) / "last.pt"
+    if ranks.restarts and last.exists():
+        args.checkpoint = str(last)
+    if not args.checkpoint:
+        return None
+    checkpoint = load_checkpoint(args.checkpoint)
+    if "optimizers" not in checkpoint:
+        raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
+    return checkpoint
+
+
+def announce(trainer: Trainer, test: Split | None, checkpoint: dict | None) -> None:
+    """Tell what is going to be trained, and write config.json; an earlier run in the folder is set aside."""
+    args, data, run, ranks = trainer.args, trainer.data, trainer.run, trainer.ranks
+    if not ranks.first:
+        return
+    if checkpoint is None and (aside := set_aside_earlier_run(run)) is not None:
+        print(f"the earlier run in {run} is now in {aside}")
+    sizes = {"training": len(data.train), "validation": len(data.validation)}
+    print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
+    threads = torch.get_num_threads()
+    if checkpoint and checkpoint.get("threads", threads) != threads:
+        print(f"trained with {checkpoint['threads']} threads so far: from here on equal up to rounding, not to the bit")
+    write_json(run / "config.json", {**vars(args), "versions": versions(trainer.streams.device)})
 
 
 @contextmanager
@@ -132,6 +204,7 @@ def draw_pictures(run: Path) -> None:
 def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     """Accuracy of a checkpoint's model on the test images; its settings and data come from the checkpoint."""
     checkpoint = load_checkpoint(args.checkpoint)
+    require_whole(args.checkpoint, checkpoint)
     args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
     run = run_folder(args)
@@ -144,13 +217,15 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     print(
         f"{args.checkpoint}: epoch {checkpoint['epoch']}, {len(test)} {args.dataset} test images; results go to {run}"
     )
-    result = test_model(args, model, info, test, Streams(args.seed, device), run, checkpoint)
+    evaluator = Evaluator(args, model, info, Streams(args.seed, device))
+    result = test_model(evaluator, test, run, checkpoint)
     print_accuracies(args, result)
 
 
 def predict_files(args: Namespace, given: set[str]) -> None:
     """Class and probability of image files, a line each: file, class, per cent."""
     checkpoint = load_checkpoint(args.checkpoint)
+    require_whole(args.checkpoint, checkpoint)
     files = args.predict
     args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
@@ -169,17 +244,36 @@ def predict_files(args: Namespace, given: set[str]) -> None:
         print(f"{name}\t{info.classes[y]}\t{100 * probabilities[:, 0, y].mean().item():.2f} %")
 
 
+def merge(args: Namespace) -> None:
+    """Join parts that hold every block once into a run that can be evaluated, used, drawn and continued."""
+    parts = [load_checkpoint(path) for path in args.merge]
+    check_parts(args.merge, parts)
+    content = join_parts(parts, seconds=sum)
+    run = run_folder(args)
+    content["config"] = {**content["config"], "blocks": None, "checkpoint": None, "checkpoint_dir": str(run)}
+    open_run_folder(run)
+    if (aside := set_aside_earlier_run(run)) is not None:
+        print(f"the earlier run in {run} is now in {aside}")
+    write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
+    save_run(run, content)
+    draw_pictures(run)
+    print(f"merged {len(parts)} parts of {content['epoch']} epochs into {run}")
+    print(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}")
+
+
 def run_folder(args: Namespace) -> Path:
     if args.checkpoint_dir:
         return Path(args.checkpoint_dir)
     return Path(args.checkpoint).parent if args.checkpoint else Path(DEFAULT_RUN)
 
 
-def pick_device(args: Namespace) -> torch.device:
-    """Raises UserError for a device that is not there and for --amp without CUDA."""
+def pick_device(args: Namespace, local_rank: int = 0) -> torch.device:
+    """Raises UserError for a device that is not there and for --amp without CUDA. Every rank has a GPU of its own."""
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -209,7 +303,7 @@ def require_classes(found: list[str], expected: list[str], part: str) -> None:
 
 
 def compile_blocks(model: NoPropNetDT) -> None:
-    for block in model.blocks:
+    for block in model.blocks.values():
         for part in (block.image_path, block.label_path, block.fuse):
             part.compile()
 

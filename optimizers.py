@@ -24,7 +24,7 @@ class Updater:
         warmup_steps: int = 0,
         plateau_patience: int = 0,
     ):
-        self.optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        self.optimizer = AdamW([{"params": list(parameters)}], lr=lr, weight_decay=weight_decay, fused=True)
         self.warmup = self.plateau = None
         if plateau_patience:
             self.plateau = ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience)

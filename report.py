@@ -10,43 +10,49 @@ import torch
 
 from checkpoint import __version__, write_json
 from data import DataInfo, Split
-from evaluate import READOUTS, Evaluation, evaluate, example_paths, inference_generators, write_examples
+from distributed import Ranks
+from evaluate import READOUTS, Evaluation, Evaluator
 from models.NoProp_DT import NoPropNetDT
+from parts import format_blocks
 from resources import peak_memory
-from streams import Streams
 
 
-def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, sizes: tuple[int, int, int]) -> str:
-    """Two lines; sizes are the numbers of training, validation and test images."""
+def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, sizes: dict[str, int], ranks: Ranks) -> str:
+    """Two lines; sizes: the numbers of images by part."""
     shape = "x".join(map(str, info.image_shape))
-    train, validation, test = sizes
+    images = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    trained = f"{args.num_blocks} blocks"
+    if args.blocks:
+        trained = f"{len(args.blocks)} of {trained} ({format_blocks(args.blocks)})"
+    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
+    spread = f"{ranks.size} ranks, each " if ranks.size > 1 else ""
     return (
-        f"{args.dataset}: {train} training, {validation} validation, {test} test images {shape}, "
-        f"{len(info.classes)} classes\n"
-        f"NoProp-DT: {args.num_blocks} blocks of {count_parameters(model.block(1)) / 1e6:.2f} M parameters, "
-        f"{args.embedding_type} embedding of d = {model.embedding_dim}, {args.schedule} schedule, "
-        f"{args.block_order} order, on {model.W_embed.device}"
+        f"{args.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
+        f"NoProp-DT: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, "
+        f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}, {args.schedule} schedule, "
+        f"{args.block_order} order, on {spread}{model.W_embed.device} with {torch.get_num_threads()} threads"
     )
 
 
-def test_model(
-    args: Namespace, model: NoPropNetDT, info: DataInfo, test: Split, streams: Streams, run: Path, trained: dict
-) -> Evaluation:
+def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> Evaluation:
     """Evaluate on the test images; writes results.json and the material of the pictures.
 
     trained: epoch, val_accuracy and train_seconds of the model's weights.
     """
-    test = test.to(streams.device)
-    stochastic = args.inference == "stochastic"
+    ranks = evaluator.ranks
+    test = test.to(evaluator.streams.device)
     start = time.perf_counter()
-    generators = inference_generators(streams, "inference", args.eval_runs)
-    result = evaluate(model, info, test, generators, args.readout, stochastic)
+    result = evaluator.evaluate(test, "inference")
     seconds = {"training": trained["train_seconds"], "evaluation": time.perf_counter() - start}
-    generators = inference_generators(streams, "examples", args.eval_runs)
-    content = example_paths(model, info, test, generators, stochastic)
-    write_examples(run, content, result, "test", trained["epoch"])
+    evaluator.write_examples(run, result, test, "test", trained["epoch"])
     trained = {"epoch": trained["epoch"], "val_accuracy": trained["val_accuracy"], "seconds": seconds}
-    write_json(run / "results.json", results_of(args, model, result) | trained | {"test_images": len(test)})
+    if ranks.first:
+        content = (
+            results_of(evaluator.args, evaluator.model, result)
+            | trained
+            | {"test_images": len(test), "ranks": ranks.size}
+        )
+        write_json(run / "results.json", content)
     return result
 
 
@@ -66,8 +72,8 @@ def results_of(args: Namespace, model: NoPropNetDT, result: Evaluation) -> dict:
         "per_run": result.per_run,
         "per_step_accuracy": result.per_step_accuracy,
         "per_step_accuracy_u_hat": result.per_step_u_hat,
-        "parameters": count_parameters(model),
-        "parameters_per_block": count_parameters(model.block(1)),
+        "parameters": count_parameters(model) + parameters_per_block(model) * (model.num_blocks - len(model.held)),
+        "parameters_per_block": parameters_per_block(model),
         **peak_memory(device),
         "versions": versions(device),
     }
@@ -88,6 +94,10 @@ def print_accuracies(args: Namespace, result: Evaluation) -> None:
 
 def count_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def parameters_per_block(model: NoPropNetDT) -> int:
+    return count_parameters(model.block(model.held[0]))
 
 
 def versions(device: torch.device) -> dict:

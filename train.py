@@ -6,20 +6,22 @@ W_embed have an optimizer of their own. Try: python main.py --dataset digits
 
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import save_checkpoint, write_json
-from data import NO_FLIP, Split, TrainingData, augment, epoch_batches
+from checkpoint import save_run
+from data import NO_FLIP, TrainingData, augment, epoch_batches
+from distributed import ALONE, Ranks
 from errors import UserError
-from evaluate import Evaluation, evaluate, example_paths, inference_generators, write_examples
+from evaluate import Evaluation, Evaluator
 from models.NoProp_DT import BlockLoss, NoPropNetDT
 from optimizers import Updater
+from parts import join_parts, optimizers_by_block, select_blocks
 from resources import peak_memory
 from streams import Streams
 
@@ -48,20 +50,31 @@ def update_order(
 
 
 class Trainer:
-    """Trains a model and writes its run folder; `history` has one row per epoch."""
+    """Trains the blocks that the model holds and writes the run folder; `history` has one row per epoch.
 
-    def __init__(self, model: NoPropNetDT, data: TrainingData, args: Namespace, streams: Streams, run: Path):
-        self.model, self.data, self.args, self.streams, self.run = model, data, args, streams, run
+    theta_out learns from every block's noise. With a fixed W_embed that needs no other block: the class loss of a block
+    that is trained elsewhere is replayed from its noise stream, so theta_out is the same wherever it is trained. With a
+    learned W_embed the ranks sum their gradients.
+    """
+
+    def __init__(
+        self, model: NoPropNetDT, data: TrainingData, args: Namespace, streams: Streams, run: Path, ranks: Ranks = ALONE
+    ):
+        self.model, self.data, self.args, self.streams, self.run, self.ranks = model, data, args, streams, run, ranks
+        self.evaluator = Evaluator(args, model, data.info, streams, ranks)
         self.epoch = 0
         self.history: list[dict] = []
-        self.best: dict = {"epoch": 0, "accuracy": -1.0, "model": None}
+        self.best: dict = {"epoch": 0, "accuracy": None, "model": None}
         self.W_embed_start = model.W_embed.detach().cpu().clone()
         batches = -(-len(data.train) // args.batch_size)
         shared_steps = batches * (1 if args.block_order == "interleaved" else args.num_blocks)
-        self.updaters = [self._updater(model.block(t).parameters(), batches) for t in range(1, args.num_blocks + 1)]
+        self.updaters = {t: self._updater(model.block(t).parameters(), batches) for t in model.held}
         self.shared = self._updater(model.shared_parameters(), shared_steps)
+        learns_W_embed = model.W_embed.requires_grad
+        self.replays = bool(model.shared_parameters()) and not learns_W_embed
+        self.sums = learns_W_embed
 
-    def _updater(self, parameters: Iterator, steps_per_epoch: int) -> Updater:
+    def _updater(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Updater:
         args = self.args
         warmup_steps = args.warmup_epochs * steps_per_epoch
         return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience)
@@ -73,10 +86,9 @@ class Trainer:
             row = self.train_epoch()
             validation = self.validate(row)
             self.history.append(row)
-            for updater in (*self.updaters, self.shared):
+            for updater in (*self.updaters.values(), self.shared):
                 updater.end_epoch(row["val_accuracy"])
             self.save(validation)
-            print(describe(row, self.args.epochs), flush=True)
         if self.best["model"] is not None:
             self.model.load_state_dict(self.best["model"])
 
@@ -85,43 +97,52 @@ class Trainer:
         return bool(patience) and self.epoch - self.best["epoch"] >= patience
 
     def train_epoch(self) -> dict:
-        """One pass of all blocks over the training part; returns the epoch's row of the history."""
+        """One pass of the blocks held over the training part; returns the epoch's row of the history."""
         self.model.train()
         start = time.perf_counter()
         T, device = self.model.num_blocks, self.streams.device
         order = self.streams.get("order", device="cpu")
         batches = epoch_batches(len(self.data.train), self.args.batch_size, order)
         batches = [indices.to(device, non_blocking=True) for indices in batches]
+        held = set(self.model.held)
         losses = torch.zeros(T, len(batches), len(BlockLoss._fields), device=device)
         title = f"epoch {self.epoch}/{self.args.epochs}"
-        lr = self.updaters[0].lr
+        quiet = None if self.ranks.first else True  # None: where stderr is not a terminal
+        lr = self.shared.lr
 
         done = 0
-        with tqdm(total=T * len(batches), desc=title, unit="step", disable=None, leave=False) as bar:
+        with tqdm(total=len(held) * len(batches), desc=title, unit="step", disable=quiet, leave=False) as bar:
             for i, blocks in update_order(self.args.block_order, T, len(batches), order):
-                x, y = self.batch(batches[i], i)
+                x, y = self.batch(batches[i], i, images=not held.isdisjoint(blocks))
                 for t in blocks:
+                    if t not in held:
+                        self.replay_block(t, y)
+                        continue
                     losses[t - 1, i] = self.update_block(t, x, y)
                     done += 1
                     bar.update()
                     if done % CHECK_EVERY == 0:
                         self._check_losses(losses)
                         bar.set_postfix_str(f"loss {losses.sum().item() / done:.3f}")
+                if self.sums:
+                    self.ranks.sum_gradients(self.model.shared_parameters())
                 self.shared.step()
         self._check_losses(losses)
         self._check_weights()
         seconds = time.perf_counter() - start
         return {
             "epoch": self.epoch,
-            **summarise_losses(losses),
+            **summarise_losses(losses, self.model.held),
             "learning_rate": lr,
             "seconds": seconds,
             "images_per_second": len(self.data.train) / seconds,
             **peak_memory(device),
         }
 
-    def batch(self, indices: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) float32 and y (B,) of batch `number` of this epoch, the same for every block."""
+    def batch(self, indices: Tensor, number: int, images: bool = True) -> tuple[Tensor | None, Tensor]:
+        """x (B, C, H, W) float32 and y (B,) of batch `number` of the epoch, the same for all blocks; x if asked for."""
+        if not images:
+            return None, self.data.train.labels[indices]
         part = self.data.train.subset(indices)
         if self.args.augment:
             generator = self.streams.fresh(f"augment/{self.epoch}", number)
@@ -134,34 +155,39 @@ class Trainer:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.args.amp):
             terms = self.model.loss(t, x, y, noise, drop)
         sum(terms).backward()
-        self.updaters[t - 1].step()
+        self.updaters[t].step()
         return torch.stack(terms).detach()
+
+    def replay_block(self, t: int, y: Tensor) -> None:
+        """What block t, which is trained elsewhere, adds to the gradient of theta_out, where that is learned alone."""
+        if self.replays:
+            with torch.autocast(y.device.type, torch.bfloat16, enabled=self.args.amp):
+                class_nll = self.model.class_loss(t, y, self.streams.get("noise", t))
+            class_nll.backward()
 
     def validate(self, row: dict) -> Evaluation | None:
         """Adds val_accuracy (None without a validation part) and train_accuracy to the row; keeps the best epoch.
 
         The accuracy on the training part is that of as many training images as there are validation images (a
-        tenth of all without them), under the same conditions: no augmentation, no dropout.
+        tenth of all without them), under the same conditions: no augmentation, no dropout. A part of the blocks has no
+        accuracy: its last epoch counts, as without a validation part.
         """
+        if self.args.blocks:
+            row["train_accuracy"] = row["val_accuracy"] = None
+            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
+            return None
         train, validation = self.data.train, self.data.validation
         probe = len(validation) or max(1, len(train) // 10)
-        on_train = self._evaluate(train.subset(slice(probe)))
+        on_train = self.evaluator.evaluate(train.subset(slice(probe)), "validation")
         row["train_accuracy"] = on_train.accuracy()[0]
-        result = self._evaluate(validation) if len(validation) else None
-        row["val_accuracy"] = result.accuracy()[0] if result else None
+        result = self.evaluator.evaluate(validation, "validation") if len(validation) else None
+        row["val_accuracy"] = self.ranks.from_first(lambda: result.accuracy()[0] if result else None)
         if result is None:
-            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}  # the last epoch counts
-        elif row["val_accuracy"] > self.best["accuracy"]:
+            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
+        elif self.best["accuracy"] is None or row["val_accuracy"] > self.best["accuracy"]:
             state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "accuracy": row["val_accuracy"], "model": state}
         return result
-
-    def _evaluate(self, split: Split) -> Evaluation:
-        """The same noise at every epoch, so that epochs differ by their weights only."""
-        args = self.args
-        generators = inference_generators(self.streams, "validation", args.eval_runs)
-        stochastic = args.inference == "stochastic"
-        return evaluate(self.model, self.data.info, split, generators, args.readout, stochastic)
 
     def _check_losses(self, losses: Tensor) -> None:
         """losses (T, batches, 3). Raises UserError naming the first block and batch that is not finite."""
@@ -180,38 +206,18 @@ class Trainer:
         raise UserError(f"{what}: lower --lr (now {self.args.lr}) or raise --warmup-epochs; {kept}")
 
     def save(self, validation: Evaluation | None) -> None:
-        """last.pt first: all other files of the run can be made again from it."""
-        save_checkpoint(self.run / "last.pt", self.state_dict())
-        if self.best["epoch"] == self.epoch:
-            save_checkpoint(self.run / "best_model.pt", self.model_dict())
-            if validation is not None:
-                self.save_examples(validation, "validation", self.data.validation)
-        if self.args.save_every and self.epoch % self.args.save_every == 0:
-            save_checkpoint(self.run / f"checkpoint_epoch_{self.epoch}.pt", self.state_dict())
-        write_json(self.run / "logs" / "training_history.json", self.history)
-
-    def save_examples(self, evaluation: Evaluation, split_name: str, split: Split) -> None:
-        """logs/examples.npz: what the pictures need of an evaluation, so that they need neither data nor model."""
-        generators = inference_generators(self.streams, "examples", self.args.eval_runs)
-        stochastic = self.args.inference == "stochastic"
-        content = example_paths(self.model, self.data.info, split, generators, stochastic)
-        write_examples(self.run, content, evaluation, split_name, self.best["epoch"])
+        """Rank 0 writes the files and tells of the epoch. A checkpoint is one file: it joins the parts on its CPU."""
+        parts = self.ranks.gather(self.state_dict())
+        if parts:
+            content = join_parts(parts, seconds=max)
+            save_run(self.run, content, self.args.save_every)
+            print(describe(content["history"][-1], self.args.epochs), flush=True)
+        if validation is not None and self.best["epoch"] == self.epoch:
+            self.evaluator.write_examples(self.run, validation, self.data.validation, "validation", self.epoch)
 
     @property
     def train_seconds(self) -> float:
         return sum(row["seconds"] for row in self.history)
-
-    def model_dict(self) -> dict:
-        """What using the model needs: best_model.pt."""
-        return {
-            "config": vars(self.args),
-            "info": asdict(self.data.info),
-            "epoch": self.epoch,
-            "val_accuracy": self.history[-1]["val_accuracy"],
-            "train_seconds": self.train_seconds,
-            "model": self.model.state_dict(),
-            "W_embed_start": self.W_embed_start,
-        }
 
     def best_dict(self) -> dict:
         """What the report says of the weights that `fit` ends with."""
@@ -219,40 +225,54 @@ class Trainer:
         return {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": self.train_seconds}
 
     def state_dict(self) -> dict:
-        """What continuing needs: last.pt."""
-        content = self.model_dict()
-        best = dict(self.best)
+        """What continuing needs of the blocks held; with all of them it is last.pt."""
+        model, best = self.model.state_dict(), dict(self.best)
         if best["epoch"] == self.epoch:
-            best["model"] = content["model"]  # one copy in the file
+            best["model"] = model  # one copy in the file
         return {
-            **content,
+            "config": vars(self.args),
+            "info": asdict(self.data.info),
+            "epoch": self.epoch,
+            "val_accuracy": self.history[-1]["val_accuracy"],
+            "train_seconds": self.train_seconds,
+            "model": model,
+            "W_embed_start": self.W_embed_start,
             "best": best,
             "history": self.history,
-            "optimizers": [updater.state_dict() for updater in (*self.updaters, self.shared)],
+            "optimizers": [updater.state_dict() for updater in (*self.updaters.values(), self.shared)],
             "streams": self.streams.state_dict(),
+            "threads": torch.get_num_threads(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from last.pt or checkpoint_epoch_N.pt; the model's weights are loaded already."""
-        self.epoch, self.history, self.best = state["epoch"], state["history"], state["best"]
+        self.epoch, self.history, self.best = state["epoch"], state["history"], dict(state["best"])
+        if self.best["model"] is not None:
+            self.best["model"] = select_blocks(self.best["model"], self.model.held)
         self.W_embed_start = state["W_embed_start"]
-        for updater, updater_state in zip((*self.updaters, self.shared), state["optimizers"], strict=True):
-            updater.load_state_dict(updater_state)
+        by_block, shared = optimizers_by_block(state)
+        for t, updater in self.updaters.items():
+            updater.load_state_dict(by_block[t])
+        self.shared.load_state_dict(shared)
         self.streams.load_state_dict(state["streams"])
 
 
-def summarise_losses(losses: Tensor) -> dict:
-    """(T, batches, 3) -> the mean loss of every block over the epoch, and of each of its terms."""
+def summarise_losses(losses: Tensor, held: list[int]) -> dict:
+    """(T, batches, 3) -> the mean loss of every block held over the epoch, and of each of its terms; else None."""
     per_block = losses.double().mean(dim=1).cpu()  # (T, 3)
-    terms = {f"loss_{name}": per_block[:, i].tolist() for i, name in enumerate(BlockLoss._fields)}
-    return {"loss": per_block.sum(dim=1).tolist(), **terms}
+    columns = {"loss": per_block.sum(dim=1), **{f"loss_{n}": per_block[:, i] for i, n in enumerate(BlockLoss._fields)}}
+    return {
+        name: [value if t in held else None for t, value in enumerate(column.tolist(), 1)]
+        for name, column in columns.items()
+    }
 
 
 def describe(row: dict, epochs: int) -> str:
     """One line for a row of the history."""
-    loss = sum(row["loss"]) / len(row["loss"])
-    val = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:.2f} %"
+    losses = [loss for loss in row["loss"] if loss is not None]
+    shown = (("train", row["train_accuracy"]), ("val", row["val_accuracy"]))
+    accuracies = "".join(f"  {name} {value:.2f} %" for name, value in shown if value is not None)
     return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {loss:.4f}  train {row['train_accuracy']:.2f} %{val}"
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {sum(losses) / len(losses):.4f}{accuracies}"
         f"  lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
     )

@@ -4,7 +4,7 @@ t = 0 is pure noise and t = T is clean; block t (1..T) maps z_{t-1} and the imag
 two blocks: gradients stay inside a block, there is no back-propagation between blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,8 @@ class NoPropNetDT(nn.Module):
     Args:
         image_shape: (C, H, W).
         W_embed: (m, d) class embeddings; learned if learn_embedding, else a fixed buffer.
+        learn_theta_out: whether theta_out gets gradients.
+        blocks: those of the blocks 1..T that this process holds; all by default.
         alpha_bar: (T+1,) float64, strictly increasing inside (0, 1).
         eta: weight of the denoising term.
         class_probability, sigma: see class_log_prob.
@@ -43,6 +45,8 @@ class NoPropNetDT(nn.Module):
         alpha_bar: Tensor,
         *,
         learn_embedding: bool,
+        learn_theta_out: bool = True,
+        blocks: Iterable[int] | None = None,
         prototype: bool = False,
         eta: float = 0.1,
         class_probability: str = "softmax",
@@ -61,14 +65,16 @@ class NoPropNetDT(nn.Module):
         self.theta_out = nn.Linear(embedding_dim, num_classes)
         for parameter in self.theta_out.parameters():
             nn.init.zeros_(parameter)  # favours no class, so that its few steps per epoch soon tell them apart
-        self.blocks = nn.ModuleList(
-            NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for _ in range(len(alpha_bar) - 1)
+            parameter.requires_grad_(learn_theta_out)
+        self.held = list(range(1, len(alpha_bar)) if blocks is None else blocks)
+        self.blocks = nn.ModuleDict(  # by names, so that block t is blocks.{t-1} whichever others are held
+            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for t in self.held}
         )
 
     @property
     def num_blocks(self) -> int:
         """T."""
-        return len(self.blocks)
+        return len(self.alpha_bar) - 1
 
     @property
     def embedding_dim(self) -> int:
@@ -76,14 +82,14 @@ class NoPropNetDT(nn.Module):
         return self.W_embed.shape[1]
 
     def block(self, t: int) -> NoPropBlock:
-        """Block t = 1..T, which reads z_{t-1}. Raises IndexError outside."""
-        if not 1 <= t <= self.num_blocks:
-            raise IndexError(f"block {t} of 1..{self.num_blocks}")
-        return self.blocks[t - 1]
+        """Block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
+        if t not in self.held:
+            raise IndexError(f"block {t} is none of those held: {self.held} of 1..{self.num_blocks}")
+        return self.blocks[str(t - 1)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """theta_out and, where it is learned, W_embed."""
-        return [p for name, p in self.named_parameters() if not name.startswith("blocks.")]
+        """Those of theta_out and W_embed that are learned."""
+        return [p for name, p in self.named_parameters() if not name.startswith("blocks.") and p.requires_grad]
 
     def coefficients(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """a_t, b_t, c_t of eq. 3 for t = 1..T, scalars."""
@@ -112,15 +118,24 @@ class NoPropNetDT(nn.Module):
         x (B, C, H, W), y (B,) int64; generators for the noise of z and for the dropout masks.
         """
         u_y = self.W_embed[y]  # (B, d)
-        z_T = self.q_sample(self.num_blocks, u_y, noise)
-        class_nll = F.nll_loss(self.log_prob(z_T), y)
-
-        z_prev = self.q_sample(t - 1, u_y, noise)
+        class_nll, z_prev = self._class_nll(t, u_y, y, noise)
         u_hat = self.block(t)(z_prev, x, self.W_embed, drop)
         snr_gain = snr(self.alpha_bar[t]) - snr(self.alpha_bar[t - 1])
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
         denoise = self.num_blocks / 2 * self.eta * snr_gain * square.mean()
         return BlockLoss(class_nll, self.kl(u_y), denoise)
+
+    def class_loss(self, t: int, y: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """The first term of L_t alone, from the same draws as in `loss`.
+
+        Where W_embed is fixed this is all that theta_out learns from block t, so it can do so where block t is not.
+        """
+        return self._class_nll(t, self.W_embed[y], y, noise)[0]
+
+    def _class_nll(self, t: int, u_y: Tensor, y: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """-log p(y | z_T) and z_{t-1}: all that is drawn from the noise of block t, in this order."""
+        z_T = self.q_sample(self.num_blocks, u_y, noise)
+        return F.nll_loss(self.log_prob(z_T), y), self.q_sample(t - 1, u_y, noise)
 
     def step(self, t: int, z_prev: Tensor, u_hat: Tensor, eps: Tensor | None = None) -> Tensor:
         """z_t of eq. 3 from z_{t-1} and u_hat (both (..., d)); without eps the noise sqrt(c_t) eps is left out."""
@@ -129,13 +144,18 @@ class NoPropNetDT(nn.Module):
         return z_t if eps is None else z_t + c_t.sqrt() * eps
 
     def denoise(
-        self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), stochastic: bool = True
+        self,
+        x: Tensor,
+        generators: Sequence[torch.Generator | None] = (None,),
+        stochastic: bool = True,
+        relay: Callable[[int, Tensor], None] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Carry noise to an answer, one block after the other; yields (z_t, u_hat's class weights) for t = 0..T.
 
         z_t is (R, B, d), the weights softmax(logits) are (R, B, m), and 1/m at t = 0. R runs, one for each
         generator, share the image features. Not stochastic: z_0 = 0, no noise, the generators only count the runs.
-        x (B, C, H, W) only: no label is seen.
+        x (B, C, H, W) only: no label is seen. Where not all blocks are held, relay(t, weights) is called in every
+        process for t = 1..T and fills in the weights that the holder of block t gave.
         """
         runs, batch, d, m = len(generators), len(x), *self.W_embed.shape[::-1]
 
@@ -145,10 +165,14 @@ class NoPropNetDT(nn.Module):
 
         z = noise() if stochastic else torch.zeros(runs, batch, d, device=x.device)
         yield z, torch.full((runs, batch, m), 1 / m, device=x.device)
+        features = {t: self.block(t).features(x) for t in self.held}  # (B, 256) each, once for all runs
         for t in range(1, self.num_blocks + 1):
-            features = self.block(t).features(x)  # (B, 256), once for all runs
-            logits = self.block(t).logits(z.flatten(0, 1), features.repeat(runs, 1))
-            weights = logits.softmax(dim=1)  # (R*B, m)
+            weights = torch.empty(runs * batch, m, device=x.device)
+            if t in features:
+                logits = self.block(t).logits(z.flatten(0, 1), features[t].repeat(runs, 1))
+                weights = logits.softmax(dim=1)  # (R*B, m)
+            if relay is not None:
+                relay(t, weights)
             u_hat = (weights @ self.W_embed).view(runs, batch, d)
             z = self.step(t, z, u_hat, noise() if stochastic else None)
             yield z, weights.view(runs, batch, m)

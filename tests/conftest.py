@@ -45,7 +45,7 @@ class Oracle(nn.Module):
 
 def give_oracles(model, shift=0):
     m = model.W_embed.shape[0]
-    model.blocks = nn.ModuleList(Oracle(m, shift) for _ in model.blocks)
+    model.blocks = nn.ModuleDict({name: Oracle(m, shift) for name in model.blocks})
     return model
 
 

@@ -133,7 +133,7 @@ def test_deterministic_inference_starts_at_zero_and_draws_nothing():
 def test_image_features_are_computed_once_per_image_for_all_runs():
     model = make_model(num_blocks=3).eval()
     images = []
-    for block in model.blocks:
+    for block in model.blocks.values():
         block.image_path.register_forward_pre_hook(lambda _, args: images.append(len(args[0])))
     generators = [torch.Generator().manual_seed(r) for r in range(7)]
     assert model.predict(torch.randn(5, *SHAPE), generators).shape == (7, 5, 4)

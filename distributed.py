@@ -1,0 +1,220 @@
+"""Blocks dealt out to the processes ("ranks") that torchrun started: what travels between them, and who still lives.
+
+Three things travel: at every step the summed gradient of W_embed and theta_out, where W_embed is learned; in an
+evaluation the class weights that a block gives; after an epoch the parts, to rank 0, which writes them. Never an
+activation.
+Try: torchrun --nproc-per-node 2 main.py --dataset digits
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 20.0  # without a beat a rank counts as dead
+NO_TIMEOUT = timedelta(days=30)  # ranks may wait long for each other; who is dead is told by the heartbeat
+
+
+class Ranks:
+    """This process among the `size` ones of a run. Without torchrun it is the only one, and every call is cheap."""
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, restarts: int = 0):
+        self.rank, self.size, self.local_rank, self.restarts = rank, size, local_rank, restarts
+        self.owner: dict[int, int] = {}
+        self.bytes_reduced = 0
+        self._heartbeat: Heartbeat | None = None
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+        return cls(*(int(os.environ.get(name, default)) for name, default in zip(names, (0, 1, 0, 0), strict=True)))
+
+    @property
+    def first(self) -> bool:
+        """The rank that prints, draws and writes."""
+        return self.rank == 0
+
+    def connect(self) -> None:
+        """Wait for all ranks; gloo carries what is on a CPU, nccl what is on a GPU."""
+        if self.size == 1:
+            return
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=NO_TIMEOUT)
+        self._heartbeat = Heartbeat(self.rank, self.size, self.restarts)
+        self.wait()
+        self._heartbeat.start()
+
+    def close(self) -> None:
+        """Once all ranks have come here, each may end when it likes."""
+        if self.size > 1:
+            self.wait()
+            self._heartbeat.stop()
+            distributed.destroy_process_group()
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            distributed.all_reduce(torch.zeros(1))
+
+    @contextlib.contextmanager
+    def one_per_machine_first(self):
+        """The first rank of every machine does what is inside before the others, which then find its files."""
+        if self.local_rank > 0:
+            self.wait()
+        yield
+        if self.local_rank == 0:
+            self.wait()
+
+    def deal(self, blocks: Sequence[int]) -> list[int]:
+        """The blocks of this rank: they are dealt out in turn, so that every rank gets one more or one less."""
+        self.owner = {t: i % self.size for i, t in enumerate(blocks)}
+        return [t for t in blocks if self.owner[t] == self.rank]
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Every rank gets the sum of the ranks' gradients, in one all-reduce."""
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        distributed.all_reduce(flat)
+        self.bytes_reduced += flat.nbytes
+        for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.copy_(summed.view_as(parameter))
+
+    def relay(self, t: int, weights: Tensor) -> None:
+        """Fill the class weights of block t (R, B, m) with those of the rank that holds the block."""
+        if self.size > 1:
+            distributed.broadcast(weights, src=self.owner[t])
+
+    def gather(self, part: dict) -> list[dict] | None:
+        """The parts of all ranks in their order, on rank 0; None on the others."""
+        if self.size == 1:
+            return [part]
+        parts = [None] * self.size if self.first else None
+        distributed.gather_object(_on_cpu(part), parts, dst=0)
+        return parts
+
+    def from_first(self, make: Callable[[], object]) -> object:
+        """What make() gives on rank 0, on every rank; it is called there only."""
+        if self.size == 1:
+            return make()
+        box = [make() if self.first else None]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def who_died(self) -> str | None:
+        """Names a rank that has stopped answering, once it has been silent for some beats; None if all live."""
+        if self._heartbeat is None:
+            return None
+        end = time.monotonic() + 8 * BEAT_SECONDS
+        while time.monotonic() < end:
+            time.sleep(BEAT_SECONDS)
+            if dead := self._heartbeat.silent(4 * BEAT_SECONDS):
+                return self._heartbeat.describe(dead)
+        return None
+
+    def speaks(self) -> bool:
+        """Whether it is for this rank to tell the user of a death: the first that lives."""
+        return self._heartbeat is None or self._heartbeat.first_alive()
+
+    def report(self, error: str) -> None:
+        """One line on stderr; an error that rank 0 has too is told by rank 0 alone."""
+        if self._heartbeat is not None and not self.first and self._heartbeat.first_has_error():
+            return
+        if self._heartbeat is not None and self.first:
+            self._heartbeat.show_error()
+        if self._heartbeat is not None or self.first:
+            rank = "" if self.first else f"rank {self.rank}: "
+            print(f"main.py: error: {rank}{error}", file=sys.stderr)
+
+
+def _on_cpu(content: object) -> object:
+    """Nested dicts, lists and tuples with their tensors on the CPU."""
+    if isinstance(content, Tensor):
+        return content.cpu()
+    if isinstance(content, dict):
+        return {key: _on_cpu(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(_on_cpu(value) for value in content)
+    return content
+
+
+class Heartbeat(threading.Thread):
+    """Shows the other ranks that this process lives, and ends it when another has been silent for SILENT_SECONDS.
+
+    The main thread may be waiting for the dead one inside a collective call, which nothing can interrupt; files are
+    written so that an end at any instant leaves the previous good ones.
+    """
+
+    def __init__(self, rank: int, size: int, restarts: int):
+        super().__init__(daemon=True)
+        self.rank, self.others = rank, [other for other in range(size) if other != rank]
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT_SECONDS))
+        self.store = distributed.PrefixStore(f"noprop/{restarts}", store)
+        self.store.set(f"name/{rank}", f"rank {rank} (process {os.getpid()} on {socket.gethostname()})")
+        self.store.set(f"beat/{rank}", "0")
+        self.seen: dict[int, bytes] = {}
+        self.moved: dict[int, float] = {}
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        names = {other: self.store.get(f"name/{other}").decode() for other in self.others}
+        self.names = names
+        beats = 0
+        while not self.stopping.wait(BEAT_SECONDS):
+            beats += 1
+            try:
+                self.store.set(f"beat/{self.rank}", str(beats))
+                self._look()
+            except RuntimeError:
+                if not self.stopping.is_set():
+                    self._end("the rendezvous of torchrun (on the machine of rank 0) does not answer")
+            if dead := self.silent(SILENT_SECONDS):
+                self._end(f"{self.describe(dead)} has died" if self.first_alive(SILENT_SECONDS) else None)
+
+    def _look(self) -> None:
+        for other in self.others:
+            beat = self.store.get(f"beat/{other}")
+            if beat != self.seen.get(other):
+                self.seen[other], self.moved[other] = beat, time.monotonic()
+
+    def _end(self, why: str | None) -> None:
+        if why:
+            print(f"main.py: error: {why}; the files of the last full epoch are intact", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.join()
+
+    def silent(self, seconds: float) -> list[int]:
+        """The ranks without a beat for so long."""
+        now = time.monotonic()
+        return [other for other, moved in sorted(self.moved.items()) if now - moved > seconds]
+
+    def describe(self, ranks: list[int]) -> str:
+        return " and ".join(self.names[rank] for rank in ranks)
+
+    def first_alive(self, seconds: float = 4 * BEAT_SECONDS) -> bool:
+        dead = self.silent(seconds)
+        return all(other in dead for other in self.others if other < self.rank)
+
+    def show_error(self) -> None:
+        """Rank 0 tells the others that it has an error."""
+        self.store.set("error", "0")
+
+    def first_has_error(self) -> bool:
+        time.sleep(2 * BEAT_SECONDS)
+        return self.store.check(["error"])
+
+
+ALONE = Ranks()

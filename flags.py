@@ -1,0 +1,274 @@
+"""The flags of main.py: their names, defaults and what --help says of them. Which go together: options.py."""
+
+import argparse
+import math
+
+from data import DATASETS
+from errors import UserError
+from evaluate import READOUTS
+from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
+from parts import parse_blocks
+
+EPOCHS = {"mnist": 100, "fashion-mnist": 100, "cifar10": 150, "cifar100": 150, "folder": 150, "digits": 14}
+BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line; which flags were given is told apart from the defaults."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
+        self.defaults: dict[str, object] = {}
+
+    def error(self, message: str):
+        raise UserError(f"{message} (all flags: python main.py --help)")
+
+    def group(self, title: str):
+        """A function that adds a flag to a new group: name, default, help; the default is shown in the help."""
+        group = self.add_argument_group(title)
+
+        def flag(name: str, default: object, help: str, shown: str | None = None, **kwargs) -> None:
+            action = group.add_argument(name, help=f"{help} (default: {shown or show(default)})", **kwargs)
+            self.defaults[action.dest] = default
+
+        return flag
+
+
+def show(value: object) -> str:
+    """A setting in words."""
+    if value is False:
+        return "off"
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _blocks(text: str) -> list[int]:
+    try:
+        return parse_blocks(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of blocks such as 3,5-7") from None
+
+
+def _number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False):
+    """An argparse type: a finite number within [low, high], or (low, high] where open_low."""
+    bound = f"{'more than' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of {bound}")
+        return value
+
+    return convert
+
+
+COUNT, POSITIVE = _number(int, 0), _number(int, 1)
+RATE, WEIGHT = _number(float, 0, open_low=True), _number(float, 0)
+
+
+def make_parser() -> Parser:
+    """All flags, in the order of --help."""
+    parser = Parser(
+        prog="main.py",
+        description="Train, evaluate and use NoProp networks: blocks that learn alone to denoise class embeddings, "
+        "with no back-propagation between blocks (Li, Teh, Pascanu 2025).",
+    )
+    _data_flags(parser)
+    _model_flags(parser)
+    _training_flags(parser)
+    _inference_flags(parser)
+    _place_flags(parser)
+    return parser
+
+
+def _data_flags(parser: Parser) -> None:
+    flag = parser.group("data")
+    flag("--dataset", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
+    flag(
+        "--data-dir",
+        "./data",
+        "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*",
+        metavar="DIR",
+    )
+    flag(
+        "--image-size",
+        None,
+        "side in pixels to which the images of --dataset folder are cropped and scaled",
+        shown="their own where all have the same of at most 64, else 32",
+        type=_number(int, 4),
+        metavar="PIXELS",
+    )
+    flag(
+        "--val-fraction",
+        0.1,
+        "part of the training images held out to choose the best epoch; 0 trains on "
+        "all and takes the last epoch, as the paper does",
+        type=_number(float, 0, 0.9),
+        metavar="PART",
+    )
+    flag(
+        "--augment",
+        False,
+        "crop training images at random, and mirror them except digits; the paper does not",
+        action="store_true",
+    )
+
+
+def _model_flags(parser: Parser) -> None:
+    flag = parser.group("model")
+    flag("--method", "dt", "what is trained: dt is NoProp in discrete time", choices=("dt",))
+    flag("--num-blocks", 10, "blocks T", type=POSITIVE, metavar="T")
+    flag(
+        "--embedding-type",
+        "learned",
+        "class embeddings W_embed: learned vectors, one-hot, or prototype images",
+        choices=("learned", "one-hot", "prototype"),
+    )
+    flag("--embedding-dim", 20, "d of learned embeddings", type=POSITIVE, metavar="D")
+    flag(
+        "--embedding-init",
+        None,
+        "how W_embed starts",
+        shown="orthogonal; prototype for prototype",
+        choices=("orthogonal", "random", "prototype"),
+    )
+    flag(
+        "--embedding-from",
+        None,
+        "take W_embed and theta_out from this checkpoint and keep them as they are",
+        shown="none",
+        metavar="CHECKPOINT",
+    )
+    flag(
+        "--class-probability",
+        "softmax",
+        "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)",
+        choices=("softmax", "posterior"),
+    )
+    flag("--posterior-sigma", 1.0, "sigma of the posterior, in units of the embedding", type=RATE, metavar="S")
+    flag("--schedule", "cosine", "noise schedule alpha_bar", choices=tuple(SCHEDULES))
+    flag(
+        "--alpha-bar-clip",
+        ALPHA_BAR_CLIP,
+        "range into which alpha_bar is clipped",
+        nargs=2,
+        type=_number(float, 0, 1, open_low=True),
+        metavar=("LOW", "HIGH"),
+    )
+    flag("--eta", 0.1, "weight of the denoising term of the loss", type=RATE, metavar="ETA")
+
+
+def _training_flags(parser: Parser) -> None:
+    flag = parser.group("training")
+    flag(
+        "--block-order",
+        "interleaved",
+        "order of the updates within an epoch: every batch through all "
+        "blocks, one block after the other (the paper's Algorithm 1), or drawn",
+        choices=("interleaved", "sequential", "random"),
+    )
+    flag(
+        "--blocks",
+        None,
+        "train only these blocks, such as 3,5-7; the embeddings must be fixed, and --merge joins the parts",
+        shown="all",
+        type=_blocks,
+        metavar="LIST",
+    )
+    flag(
+        "--epochs",
+        None,
+        "passes over the training images",
+        shown=", ".join(f"{n} {name}" for name, n in EPOCHS.items()),
+        type=POSITIVE,
+        metavar="N",
+    )
+    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2), metavar="N")
+    flag("--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
+    flag("--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
+    flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
+    flag(
+        "--lr-scheduler-patience",
+        0,
+        "epochs without a better validation accuracy after which the learning rate is halved; 0: never",
+        type=COUNT,
+        metavar="N",
+    )
+    flag(
+        "--early-stopping-patience",
+        0,
+        "epochs without a better validation accuracy after which training ends; 0: never",
+        type=COUNT,
+        metavar="N",
+    )
+    flag("--seed", 0, "seed of all random streams", type=COUNT, metavar="N")
+
+
+def _inference_flags(parser: Parser) -> None:
+    flag = parser.group("evaluation and prediction")
+    flag("--evaluate", False, "evaluate --checkpoint on the test images, train nothing", action="store_true")
+    flag(
+        "--predict",
+        None,
+        "class and probability of image files, by the model of --checkpoint",
+        nargs="+",
+        shown="none",
+        metavar="IMAGE",
+    )
+    flag(
+        "--inference",
+        "stochastic",
+        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        choices=("stochastic", "deterministic"),
+    )
+    flag(
+        "--eval-runs",
+        None,
+        "inference runs, each from fresh noise",
+        type=POSITIVE,
+        metavar="R",
+        shown="5; deterministic: 1",
+    )
+    flag(
+        "--readout",
+        None,
+        "sample: every run counts by itself; vote: the most frequent class of the runs; "
+        "mean: the largest mean probability",
+        shown="sample; with --predict: mean",
+        choices=READOUTS,
+    )
+    flag("--steps-report", False, "print the accuracy after every block", action="store_true")
+
+
+def _place_flags(parser: Parser) -> None:
+    flag = parser.group("files and device")
+    flag(
+        "--merge",
+        None,
+        "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir",
+        shown="none",
+        nargs="+",
+        metavar="PART",
+    )
+    flag(
+        "--checkpoint",
+        None,
+        "training: continue from it; with --evaluate or --predict: the model to use. Its settings need not be repeated",
+        shown="none",
+        metavar="PATH",
+    )
+    flag(
+        "--checkpoint-dir",
+        None,
+        "folder of the run",
+        metavar="DIR",
+        shown="checkpoints_run; with --checkpoint: the checkpoint's folder",
+    )
+    flag("--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT, metavar="N")
+    flag("--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
+    flag("--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
+    flag("--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")
+    flag("--compile", False, "compile the blocks with torch.compile", action="store_true")
