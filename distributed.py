@@ -8,6 +8,7 @@ Try: torchrun --nproc-per-node 2 main.py --dataset digits
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -47,8 +48,9 @@ class Ranks:
         if self.size == 1:
             return
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=NO_TIMEOUT)
-        self._heartbeat = Heartbeat(self.rank, self.size, self.restarts)
+        store = _torchrun_store(self.restarts)
+        distributed.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=NO_TIMEOUT)
+        self._heartbeat = Heartbeat(self.rank, self.size, _torchrun_store(self.restarts))
         self.wait()
         self._heartbeat.start()
 
@@ -114,6 +116,7 @@ class Ranks:
         """Names a rank that has stopped answering, once it has been silent for some beats; None if all live."""
         if self._heartbeat is None:
             return None
+        _ignore_sigterm()
         end = time.monotonic() + 8 * BEAT_SECONDS
         while time.monotonic() < end:
             time.sleep(BEAT_SECONDS)
@@ -125,15 +128,45 @@ class Ranks:
         """Whether it is for this rank to tell the user of a death: the first that lives."""
         return self._heartbeat is None or self._heartbeat.first_alive()
 
+    def leave(self, code: int) -> int:
+        """The exit code of a failure; a process whose peers may be dead ends here, without waiting for connections."""
+        if self._heartbeat is None:
+            return code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
     def report(self, error: str) -> None:
         """One line on stderr; an error that rank 0 has too is told by rank 0 alone."""
-        if self._heartbeat is not None and not self.first and self._heartbeat.first_has_error():
-            return
-        if self._heartbeat is not None and self.first:
-            self._heartbeat.show_error()
-        if self._heartbeat is not None or self.first:
-            rank = "" if self.first else f"rank {self.rank}: "
-            print(f"main.py: error: {rank}{error}", file=sys.stderr)
+        rank = "" if self.first else f"rank {self.rank}: "
+        if self._heartbeat is not None:
+            _ignore_sigterm()
+            if self.first:
+                self._heartbeat.show_error()
+            elif self._heartbeat.first_has_error():
+                return
+        elif not self.first:
+            return  # before the ranks were connected all have the same flags and errors
+        print(f"main.py: error: {rank}{error}", file=sys.stderr)
+
+
+def _torchrun_store(restarts: int) -> distributed.Store:
+    """A new connection to the key-value store of this run.
+
+    With one machine torchrun keeps the store over its restarts, so keys get the restart's number; with several the
+    restarts are not counted alike on all of them, and torchrun opens a new store for each (--rdzv-backend c10d).
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    serve = not by_agent and os.environ["RANK"] == "0"
+    store = distributed.TCPStore(address, port, is_master=serve, timeout=timedelta(minutes=5), multi_tenant=True)
+    one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return distributed.PrefixStore(f"noprop/{restarts if one_machine else 0}", store)
+
+
+def _ignore_sigterm() -> None:
+    """torchrun stops all ranks once one has failed, but this one still has something to say."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _on_cpu(content: object) -> object:
@@ -154,12 +187,9 @@ class Heartbeat(threading.Thread):
     written so that an end at any instant leaves the previous good ones.
     """
 
-    def __init__(self, rank: int, size: int, restarts: int):
+    def __init__(self, rank: int, size: int, store: distributed.Store):
         super().__init__(daemon=True)
-        self.rank, self.others = rank, [other for other in range(size) if other != rank]
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT_SECONDS))
-        self.store = distributed.PrefixStore(f"noprop/{restarts}", store)
+        self.rank, self.others, self.store = rank, [other for other in range(size) if other != rank], store
         self.store.set(f"name/{rank}", f"rank {rank} (process {os.getpid()} on {socket.gethostname()})")
         self.store.set(f"beat/{rank}", "0")
         self.seen: dict[int, bytes] = {}

@@ -48,23 +48,23 @@ def main(argv: list[str] | None = None) -> int:
                 run_command(argv, ranks)
     except UserError as error:
         ranks.report(" ".join(str(error).split()))
-        return 2
+        return ranks.leave(2)
     except OSError as error:
         ranks.report(f"{error}: the files written before are intact")
-        return 2
+        return ranks.leave(2)
     except (KeyboardInterrupt, Terminated) as stop:
         dead = ranks.who_died() if isinstance(stop, Terminated) else None
         note = getattr(stop, "note", "nothing was changed")
         if ranks.speaks():
             print(f"main.py: stopped, since {dead} died;" if dead else "main.py: stopped;", note, file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return ranks.leave(130 if isinstance(stop, KeyboardInterrupt) else 143)
     except RuntimeError:
         dead = ranks.who_died()
         if dead is None:
             raise
         if ranks.speaks():
             print(f"main.py: error: {dead} died; the files of the last full epoch are intact", file=sys.stderr)
-        return 1
+        return ranks.leave(1)
     return 0
 
 

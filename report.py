@@ -25,12 +25,12 @@ def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, sizes: dic
     if args.blocks:
         trained = f"{len(args.blocks)} of {trained} ({format_blocks(args.blocks)})"
     frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
-    spread = f"{ranks.size} ranks, each " if ranks.size > 1 else ""
+    spread = f"{ranks.size} ranks of " if ranks.size > 1 else ""
     return (
         f"{args.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
         f"NoProp-DT: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, "
         f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}, {args.schedule} schedule, "
-        f"{args.block_order} order, on {spread}{model.W_embed.device} with {torch.get_num_threads()} threads"
+        f"{args.block_order} order, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
     )
 
 

@@ -88,7 +88,10 @@ def training_curves(run: RunFiles) -> Figure | None:
             accuracy.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
     readout = run.config["readout"]
     accuracy.set(title=f"accuracy by denoising (readout {readout})", xlabel="epoch", ylabel="accuracy (%)")
-    accuracy.legend()
+    if accuracy.lines:
+        accuracy.legend()
+    else:
+        accuracy.text(0.5, 0.5, "none: some of the blocks only", ha="center", transform=accuracy.transAxes)
     rate.step(
         epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker, markersize=4
     )
