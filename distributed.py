@@ -13,11 +13,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 20.0  # without a beat a rank counts as dead
@@ -80,16 +80,11 @@ class Ranks:
         self.owner = {t: i % self.size for i, t in enumerate(blocks)}
         return [t for t in blocks if self.owner[t] == self.rank]
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Every rank gets the sum of the ranks' gradients, in one all-reduce."""
-        if self.size == 1:
-            return
-        parameters = list(parameters)
-        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-        distributed.all_reduce(flat)
-        self.bytes_reduced += flat.nbytes
-        for parameter, summed in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad.copy_(summed.view_as(parameter))
+    def add_up(self, total: Tensor) -> None:
+        """Every rank gets the sum of the ranks' tensors, in place, by one all-reduce."""
+        if self.size > 1:
+            distributed.all_reduce(total)
+            self.bytes_reduced += total.nbytes
 
     def relay(self, t: int, weights: Tensor) -> None:
         """Fill the class weights of block t (R, B, m) with those of the rank that holds the block."""

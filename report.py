@@ -50,7 +50,8 @@ def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> E
         content = (
             results_of(evaluator.args, evaluator.model, result)
             | trained
-            | {"test_images": len(test), "ranks": ranks.size}
+            | {"test_images": len(test)}
+        content |= {"ranks": ranks.size, "all_reduced_bytes": ranks.bytes_reduced}  # sent by each in this training
         )
         write_json(run / "results.json", content)
     return result

@@ -20,7 +20,7 @@ from distributed import ALONE, Ranks
 from errors import UserError
 from evaluate import Evaluation, Evaluator
 from models.NoProp_DT import BlockLoss, NoPropNetDT
-from optimizers import Updater
+from optimizers import SharedGradient, Updater
 from parts import join_parts, optimizers_by_block, select_blocks
 from resources import peak_memory
 from streams import Streams
@@ -70,9 +70,9 @@ class Trainer:
         shared_steps = batches * (1 if args.block_order == "interleaved" else args.num_blocks)
         self.updaters = {t: self._updater(model.block(t).parameters(), batches) for t in model.held}
         self.shared = self._updater(model.shared_parameters(), shared_steps)
-        learns_W_embed = model.W_embed.requires_grad
-        self.replays = bool(model.shared_parameters()) and not learns_W_embed
-        self.sums = learns_W_embed
+        self.shared_gradient = SharedGradient(model.shared_parameters())
+        self.learns_W_embed = model.W_embed.requires_grad
+        self.learns_theta_out = model.theta_out.weight.requires_grad
 
     def _updater(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Updater:
         args = self.args
@@ -124,8 +124,9 @@ class Trainer:
                     if done % CHECK_EVERY == 0:
                         self._check_losses(losses)
                         bar.set_postfix_str(f"loss {losses.sum().item() / done:.3f}")
-                if self.sums:
-                    self.ranks.sum_gradients(self.model.shared_parameters())
+                if self.learns_W_embed:
+                    self.ranks.add_up(self.shared_gradient.total)
+                self.shared_gradient.give()
                 self.shared.step()
         self._check_losses(losses)
         self._check_weights()
@@ -155,15 +156,17 @@ class Trainer:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.args.amp):
             terms = self.model.loss(t, x, y, noise, drop)
         sum(terms).backward()
+        self.shared_gradient.take()
         self.updaters[t].step()
         return torch.stack(terms).detach()
 
     def replay_block(self, t: int, y: Tensor) -> None:
-        """What block t, which is trained elsewhere, adds to the gradient of theta_out, where that is learned alone."""
-        if self.replays:
+        """What block t, which is trained elsewhere, adds to the gradient of theta_out, where W_embed is fixed."""
+        if self.learns_theta_out and not self.learns_W_embed:
             with torch.autocast(y.device.type, torch.bfloat16, enabled=self.args.amp):
                 class_nll = self.model.class_loss(t, y, self.streams.get("noise", t))
             class_nll.backward()
+            self.shared_gradient.take()
 
     def validate(self, row: dict) -> Evaluation | None:
         """Adds val_accuracy (None without a validation part) and train_accuracy to the row; keeps the best epoch.

@@ -78,6 +78,7 @@ def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     x, y = trainer.batch(torch.arange(32), 0)
     trainer.update_block(2, x, y)
+    trainer.shared_gradient.give()
     trainer.shared.step()
     after = trainer.model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
