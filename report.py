@@ -47,12 +47,8 @@ def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> E
     evaluator.write_examples(run, result, test, "test", trained["epoch"])
     trained = {"epoch": trained["epoch"], "val_accuracy": trained["val_accuracy"], "seconds": seconds}
     if ranks.first:
-        content = (
-            results_of(evaluator.args, evaluator.model, result)
-            | trained
-            | {"test_images": len(test)}
-        content |= {"ranks": ranks.size, "all_reduced_bytes": ranks.bytes_reduced}  # sent by each in this training
-        )
+        spread = {"ranks": ranks.size, "all_reduced_bytes": ranks.bytes_reduced}  # by each rank since it started
+        content = results_of(evaluator.args, evaluator.model, result) | trained | {"test_images": len(test)} | spread
         write_json(run / "results.json", content)
     return result
 
