@@ -119,9 +119,9 @@ class Ranks:
                 return self._heartbeat.describe(dead)
         return None
 
-    def speaks(self) -> bool:
-        """Whether it is for this rank to tell the user of a death: the first that lives."""
-        return self._heartbeat is None or self._heartbeat.first_alive()
+    def tells_of_death(self) -> bool:
+        """Whether it is for this rank to tell the user: the first that lives, where no rank has told of an error."""
+        return self._heartbeat is None or (self._heartbeat.first_alive() and self._heartbeat.first_to_tell())
 
     def leave(self, code: int) -> int:
         """The exit code of a failure; a process whose peers may be dead ends here, without waiting for connections."""
@@ -132,16 +132,16 @@ class Ranks:
         os._exit(code)
 
     def report(self, error: str) -> None:
-        """One line on stderr; an error that rank 0 has too is told by rank 0 alone."""
-        rank = "" if self.first else f"rank {self.rank}: "
+        """One line on stderr, once: of an error that all ranks have, rank 0 tells."""
         if self._heartbeat is not None:
             _ignore_sigterm()
-            if self.first:
-                self._heartbeat.show_error()
-            elif self._heartbeat.first_has_error():
+            if not self.first:
+                time.sleep(2 * BEAT_SECONDS)
+            if not self._heartbeat.first_to_tell():
                 return
         elif not self.first:
             return  # before the ranks were connected all have the same flags and errors
+        rank = "" if self.first else f"rank {self.rank}: "
         print(f"main.py: error: {rank}{error}", file=sys.stderr)
 
 
@@ -204,7 +204,8 @@ class Heartbeat(threading.Thread):
                 if not self.stopping.is_set():
                     self._end("the rendezvous of torchrun (on the machine of rank 0) does not answer")
             if dead := self.silent(SILENT_SECONDS):
-                self._end(f"{self.describe(dead)} has died" if self.first_alive(SILENT_SECONDS) else None)
+                tells = self.first_alive(SILENT_SECONDS) and self.first_to_tell()
+                self._end(f"{self.describe(dead)} died" if tells else None)
 
     def _look(self) -> None:
         for other in self.others:
@@ -233,13 +234,12 @@ class Heartbeat(threading.Thread):
         dead = self.silent(seconds)
         return all(other in dead for other in self.others if other < self.rank)
 
-    def show_error(self) -> None:
-        """Rank 0 tells the others that it has an error."""
-        self.store.set("error", "0")
-
-    def first_has_error(self) -> bool:
-        time.sleep(2 * BEAT_SECONDS)
-        return self.store.check(["error"])
+    def first_to_tell(self) -> bool:
+        """Whether no rank has told the user of an error yet; from now on one has."""
+        try:
+            return self.store.add("told", 1) == 1
+        except RuntimeError:
+            return True
 
 
 ALONE = Ranks()

@@ -55,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         dead = ranks.who_died() if isinstance(stop, Terminated) else None
         note = getattr(stop, "note", "nothing was changed")
-        if ranks.speaks():
+        if ranks.first if dead is None else ranks.tells_of_death():
             print(f"main.py: stopped, since {dead} died;" if dead else "main.py: stopped;", note, file=sys.stderr)
         return ranks.leave(130 if isinstance(stop, KeyboardInterrupt) else 143)
     except RuntimeError:
         dead = ranks.who_died()
         if dead is None:
             raise
-        if ranks.speaks():
+        if ranks.tells_of_death():
             print(f"main.py: error: {dead} died; the files of the last full epoch are intact", file=sys.stderr)
         return ranks.leave(1)
     return 0
@@ -113,19 +113,10 @@ def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
 
 def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Split | None]:
     """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained."""
-    source = None
-    checkpoint = ranks.from_first(lambda: checkpoint_to_continue(args, ranks))
-    if checkpoint:
-        args = adopt(args, given, checkpoint["config"])
-        if args.epochs < checkpoint["epoch"]:
-            raise UserError(f"{args.checkpoint} has {checkpoint['epoch']} epochs already: raise --epochs above that")
-    else:
-        if args.embedding_from:
-            source = ranks.from_first(lambda: load_checkpoint(args.embedding_from))
-            take_embedding_settings(args, given, source)
-        settle(args, given)
-    check_ranks(args, ranks.size)
+    args, checkpoint, source = training_settings(args, given, ranks)
     device = pick_device(args, ranks.local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     streams = Streams(args.seed, device)
     run = run_folder(args)
 
@@ -150,6 +141,23 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Sp
         trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
     return trainer, test
+
+
+def training_settings(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Namespace, dict | None, dict | None]:
+    """All settings; the checkpoint to continue and that of --embedding-from, None where there is none."""
+    source = None
+    checkpoint = ranks.from_first(lambda: checkpoint_to_continue(args, ranks))
+    if checkpoint:
+        args = adopt(args, given, checkpoint["config"])
+        if args.epochs < checkpoint["epoch"]:
+            raise UserError(f"{args.checkpoint} has {checkpoint['epoch']} epochs already: raise --epochs above that")
+    else:
+        if args.embedding_from:
+            source = ranks.from_first(lambda: load_checkpoint(args.embedding_from))
+            take_embedding_settings(args, given, source)
+        settle(args, given)
+    check_ranks(args, ranks.size)
+    return args, checkpoint, source
 
 
 def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:

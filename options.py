@@ -66,6 +66,8 @@ def check_ranks(args: Namespace, size: int) -> None:
         return
     if args.evaluate or args.predict or args.merge:
         raise UserError("torchrun is for training: call python main.py to evaluate, predict or merge")
+    if ":" in args.device:
+        raise UserError(f"--device {args.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(args.blocks or range(args.num_blocks))
     if size > blocks:
         raise UserError(f"{size} ranks for {blocks} blocks: start at most {blocks} with torchrun")

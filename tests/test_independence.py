@@ -238,6 +238,7 @@ def bad_merges(parts, tmp_path):
     "flags, ranks, word",
     [
         (["--num-blocks", "2"], 3, "at most 2"),
+        (["--device", "cuda:0"], 2, "each takes its own"),
         (["--block-order", "sequential"], 2, "interleaved"),
         (["--evaluate", "--checkpoint", "x.pt"], 2, "python main.py"),
     ],
