@@ -119,9 +119,11 @@ class Ranks:
                 return self._heartbeat.describe(dead)
         return None
 
-    def tells_of_death(self) -> bool:
-        """Whether it is for this rank to tell the user: the first that lives, where no rank has told of an error."""
-        return self._heartbeat is None or (self._heartbeat.first_alive() and self._heartbeat.first_to_tell())
+    def tells(self) -> bool:
+        """Whether it is for this rank to tell why all end: the first that lives, where none has told of an error."""
+        if self._heartbeat is None:
+            return self.first
+        return self._heartbeat.first_alive() and self._heartbeat.first_to_tell()
 
     def leave(self, code: int) -> int:
         """The exit code of a failure; a process whose peers may be dead ends here, without waiting for connections."""

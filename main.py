@@ -55,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as stop:
         dead = ranks.who_died() if isinstance(stop, Terminated) else None
         note = getattr(stop, "note", "nothing was changed")
-        if ranks.first if dead is None else ranks.tells_of_death():
+        if ranks.tells():
             print(f"main.py: stopped, since {dead} died;" if dead else "main.py: stopped;", note, file=sys.stderr)
         return ranks.leave(130 if isinstance(stop, KeyboardInterrupt) else 143)
     except RuntimeError:
         dead = ranks.who_died()
         if dead is None:
             raise
-        if ranks.tells_of_death():
+        if ranks.tells():
             print(f"main.py: error: {dead} died; the files of the last full epoch are intact", file=sys.stderr)
         return ranks.leave(1)
     return 0
