@@ -68,6 +68,12 @@ def run_main(capsys):
     return run
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Runs of main.py draw nothing, which saves half of their time."""
+    monkeypatch.setattr("main.draw_run", lambda folder: [])
+
+
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """The folder of a two-epoch training on digits through main.py, with one-hot embeddings and T = 3."""

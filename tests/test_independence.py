@@ -24,18 +24,13 @@ LEARNED = ["--dataset", "digits", "--num-blocks", "4", "--batch-size", "26", "--
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Sums are split by threads, so equality to the bit needs as many threads in every process."""
+    """Sums are split by threads, so equality to the bit needs as many in every process. Pictures are left out."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("main.draw_run", lambda folder: [])
         yield
+    torch.set_num_threads(threads)
 
 
 def train(run, *flags):
@@ -52,11 +47,25 @@ def start_torchrun(ranks, run, *flags, torchrun_flags=()):
     )
 
 
-def torchrun(ranks, run, *flags):
-    """What rank 0 prints; there is no other output."""
-    out, err = start_torchrun(ranks, run, *flags).communicate(timeout=200)
-    assert err == ""
-    return out.splitlines()
+@pytest.fixture(scope="module", autouse=True)
+def launched(tmp_path_factory):
+    """Runs of torchrun by name: (folder, process); they start together, since most of their time is imports."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    calls = {n: (n, *ONE_HOT, "--epochs", 2, "--save-every", 1) for n in (1, 2, 3)} | {"learned": (2, *LEARNED)}
+    runs = {
+        name: (folder / f"{name}", start_torchrun(n, folder / f"{name}", *flags)) for name, (n, *flags) in calls.items()
+    }
+    yield runs
+    for _, process in runs.values():
+        process.kill()
+
+
+def finished(launched, name):
+    """The folder of a run of torchrun, and what rank 0 has printed; there is no other output."""
+    folder, process = launched[name]
+    out, err = process.communicate(timeout=250)
+    assert (process.returncode, err) == (0, "")
+    return folder, out.splitlines()
 
 
 def model(run, name="last.pt"):
@@ -94,6 +103,36 @@ def merged(parts, tmp_path_factory):
     return run
 
 
+def test_a_rank_that_dies_is_named_and_a_restart_goes_on_from_the_last_epoch(tmp_path):
+    run = tmp_path / "run"
+    process = start_torchrun(2, run, *ONE_HOT, "--epochs", 5, torchrun_flags=["--max-restarts=1"])
+    try:
+        while not process.stdout.readline().startswith("epoch 1"):
+            assert process.poll() is None
+        os.kill(rank_process(process.pid, 1), signal.SIGKILL)
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "rank 1 (process" in err and "died" in err
+    assert [line[:7] for line in out.splitlines() if line.startswith("epoch")][-4:] == [
+        f"epoch {n}" for n in (2, 3, 4, 5)
+    ]
+    uninterrupted = train(tmp_path / "whole", *ONE_HOT, "--epochs", 5)
+    assert_equal(model(run), model(uninterrupted))
+
+
+def rank_process(torchrun_pid, rank):
+    """The process of a rank, by its environment."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == torchrun_pid and f"\0RANK={rank}\0" in (path / "environ").read_text():
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no rank {rank}")
+
+
 def test_in_sequence_the_blocks_are_those_of_interleaved_training(whole, tmp_path):
     run = train(tmp_path / "run", *ONE_HOT, "--epochs", 2, "--block-order", "sequential")
     assert_equal(blocks(run), blocks(whole))
@@ -129,29 +168,6 @@ def test_a_part_is_continued_as_a_part(parts, run_main, tmp_path):
     assert code == 2 and "--blocks" in err[0]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_ranks_of_torchrun_train_the_network_of_one_process(whole, tmp_path, ranks):
-    lines = torchrun(ranks, tmp_path / "run", *ONE_HOT, "--epochs", 2, "--save-every", 1)
-    assert len([line for line in lines if line.startswith("epoch")]) == 2  # rank 0 alone prints
-    assert re.fullmatch(r"test accuracy: .* \(5 runs\)", lines[-1])
-    assert_equal(model(tmp_path / "run"), model(whole))
-    assert_equal(model(tmp_path / "run", "best_model.pt"), model(whole, "best_model.pt"))
-    assert results(tmp_path / "run")["all_reduced_bytes"] == 0
-    if ranks == 3:  # stopped after an epoch, one process goes on
-        first = tmp_path / "run" / "checkpoint_epoch_1.pt"
-        resumed = train(tmp_path / "resumed", "--checkpoint", first, "--epochs", 2)
-        assert_equal(model(resumed), model(whole))
-
-
-def test_ranks_agree_with_one_process_where_the_embeddings_are_learned(tmp_path):
-    one = train(tmp_path / "one", *LEARNED)
-    torchrun(2, tmp_path / "two", *LEARNED)
-    assert_equal(model(tmp_path / "two"), model(one))
-    m, d, steps = 10, 20, 50
-    assert results(tmp_path / "two")["all_reduced_bytes"] == steps * (m * d + d * m + m) * 8
-    assert not torch.equal(model(one)["W_embed"], load_checkpoint(one / "last.pt")["W_embed_start"])
-
-
 def test_embeddings_of_a_checkpoint_are_kept_as_they_are(tmp_path):
     source = train(tmp_path / "source", *LEARNED)
     fixed = [*ONE_HOT[:2], "--num-blocks", 2, "--epochs", 1, "--embedding-from", source / "last.pt"]
@@ -163,34 +179,26 @@ def test_embeddings_of_a_checkpoint_are_kept_as_they_are(tmp_path):
     assert_equal(model(tmp_path / "merged"), model(whole))
 
 
-def test_a_rank_that_dies_is_named_and_a_restart_goes_on_from_the_last_epoch(whole, tmp_path):
-    run = tmp_path / "run"
-    process = start_torchrun(2, run, *ONE_HOT, "--epochs", 5, torchrun_flags=["--max-restarts=1"])
-    try:
-        while not process.stdout.readline().startswith("epoch 1"):
-            assert process.poll() is None
-        os.kill(rank_process(process.pid, 1), signal.SIGKILL)
-        out, err = process.communicate(timeout=200)
-    finally:
-        process.kill()
-    assert process.returncode == 0 and "rank 1 (process" in err and "died" in err
-    assert [line[:7] for line in out.splitlines() if line.startswith("epoch")][-4:] == [
-        f"epoch {n}" for n in (2, 3, 4, 5)
-    ]
-    uninterrupted = train(tmp_path / "on", "--checkpoint", whole / "last.pt", "--epochs", 5)
-    assert_equal(model(run), model(uninterrupted))
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_of_torchrun_train_the_network_of_one_process(whole, launched, tmp_path, ranks):
+    run, lines = finished(launched, ranks)
+    assert len([line for line in lines if line.startswith("epoch")]) == 2  # rank 0 alone prints
+    assert re.fullmatch(r"test accuracy: .* \(5 runs\)", lines[-1])
+    assert_equal(model(run), model(whole))
+    assert_equal(model(run, "best_model.pt"), model(whole, "best_model.pt"))
+    assert results(run)["all_reduced_bytes"] == 0
+    if ranks == 3:  # stopped after an epoch, one process goes on
+        resumed = train(tmp_path / "resumed", "--checkpoint", run / "checkpoint_epoch_1.pt", "--epochs", 2)
+        assert_equal(model(resumed), model(whole))
 
 
-def rank_process(torchrun_pid, rank):
-    """The process of a rank, by its environment."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == torchrun_pid and f"\0RANK={rank}\0" in (path / "environ").read_text():
-                return int(path.name)
-        except OSError:
-            continue
-    raise AssertionError(f"no rank {rank}")
+def test_ranks_agree_with_one_process_where_the_embeddings_are_learned(launched, tmp_path):
+    one = train(tmp_path / "one", *LEARNED)
+    two, _ = finished(launched, "learned")
+    assert_equal(model(two), model(one))
+    m, d, steps = 10, 20, 50
+    assert results(two)["all_reduced_bytes"] == steps * (m * d + d * m + m) * 8
+    assert not torch.equal(model(one)["W_embed"], load_checkpoint(one / "last.pt")["W_embed_start"])
 
 
 def bad_merges(parts, tmp_path):

@@ -137,6 +137,7 @@ def test_joined_or_single_runs_have_no_error(digits_run, run_main, tmp_path, fla
     assert code == 0 and LAST_LINE.fullmatch(out[-1]) and out[-1].endswith(runs)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_resuming_through_main_equals_the_longer_run(digits_run, run_main, tmp_path):
     flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "3", "--epochs", "3"]
     assert run_main(*flags, "--checkpoint-dir", tmp_path / "whole")[0] == 0
@@ -149,6 +150,7 @@ def test_resuming_through_main_equals_the_longer_run(digits_run, run_main, tmp_p
     assert (tmp_path / "on" / "best_model.pt").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_new_run_sets_the_earlier_one_aside(run_main, tmp_path):
     flags = ["--dataset", "digits", "--num-blocks", "1", "--epochs", "1"]
     assert run_main(*flags, "--checkpoint-dir", tmp_path)[0] == 0
