@@ -63,9 +63,9 @@ def load_checkpoint(path: str | Path) -> dict:
     """The content of a checkpoint, tensors on the CPU. Raises UserError for anything else than one of ours."""
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder: name a checkpoint in it, such as {path / 'best_model.pt'}")
+        raise UserError(f"{path} is a folder: name a checkpoint in it (it has {_checkpoints_in(path)})")
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        raise UserError(f"there is no checkpoint {path} (its folder has {_checkpoints_in(path.parent)})")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly every kind of error on a broken file
@@ -77,6 +77,10 @@ def load_checkpoint(path: str | Path) -> dict:
     if content["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {content['format']}, this program reads {FORMAT}")
     return content
+
+
+def _checkpoints_in(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.glob("*.pt"))) or "none"
 
 
 def open_run_folder(folder: Path) -> None:

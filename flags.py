@@ -45,7 +45,7 @@ def _blocks(text: str) -> list[int]:
     try:
         return parse_blocks(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of blocks such as 3,5-7") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of blocks such as 3,5-7, counted from 1") from None
 
 
 def _number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False):

@@ -265,7 +265,9 @@ def merge(args: Namespace) -> None:
     write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
     save_run(run, content)
     draw_pictures(run)
-    print(f"merged {len(parts)} parts of {content['epoch']} epochs into {run}")
+    if len({part.get("threads") for part in parts}) > 1:
+        print("the parts were trained with different numbers of threads: one process would have given other roundings")
+    print(f"merged into {run}: {', '.join(args.merge)}")
     print(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}")
 
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 
 from errors import UserError
 from flags import BATCH_SIZE, EPOCHS, make_parser, show
+from parts import format_blocks
 
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
 
@@ -70,7 +71,7 @@ def check_ranks(args: Namespace, size: int) -> None:
         raise UserError(f"--device {args.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(args.blocks or range(args.num_blocks))
     if size > blocks:
-        raise UserError(f"{size} ranks for {blocks} blocks: start at most {blocks} with torchrun")
+        raise UserError(f"more ranks ({size}) than blocks ({blocks}): start at most {blocks} with torchrun")
     if learns_embedding(args) and args.block_order != "interleaved":
         raise UserError(
             f"--block-order {args.block_order} trains one block after the other where the embeddings are learned, so "
@@ -102,7 +103,7 @@ def _check_together(args: Namespace, given: set[str]) -> None:
     part = bool(args.blocks)
     chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
     fixed = (
-        "needs fixed embeddings, since learned ones take a gradient from every block at every step: "
+        "needs fixed embeddings, since learned ones (also prototypes) take a gradient from every block at every step: "
         "add --embedding-type one-hot or --embedding-from CHECKPOINT"
     )
     rules = [
@@ -140,10 +141,9 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
     for name in sorted(given - free):
         if getattr(args, name) != config.get(name):
             way_out = "leave the flag out" if using else "leave the flag out or start a new run"
-            raise UserError(
-                f"{as_flag(name)} {show(getattr(args, name))} contradicts the checkpoint, which has "
-                f"{show(config.get(name))}: {way_out}"
-            )
+            values = (getattr(args, name), config.get(name))
+            given_value, value = (format_blocks(v or []) or "all" if name == "blocks" else show(v) for v in values)
+            raise UserError(f"{as_flag(name)} {given_value} contradicts the checkpoint, which has {value}: {way_out}")
     settings = {**make_parser().defaults, **config, **{name: getattr(args, name) for name in THIS_CALL}}
     settings.update({name: getattr(args, name) for name in given & free})
     if using:

@@ -1,7 +1,10 @@
 """What the tests share: small models, a block that knows the answer, and main.py run in this process."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # steady on a busy machine, and equal to the bit in all processes
 
 import pytest
 import torch

@@ -23,14 +23,10 @@ LEARNED = ["--dataset", "digits", "--num-blocks", "4", "--batch-size", "26", "--
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums are split by threads, so equality to the bit needs as many in every process. Pictures are left out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("main.draw_run", lambda folder: [])
         yield
-    torch.set_num_threads(threads)
 
 
 def train(run, *flags):
@@ -41,10 +37,7 @@ def train(run, *flags):
 def start_torchrun(ranks, run, *flags, torchrun_flags=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command += [*torchrun_flags, "main.py", *map(str, flags), "--checkpoint-dir", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
