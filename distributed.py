@@ -43,6 +43,11 @@ class Ranks:
         """The rank that prints, draws and writes."""
         return self.rank == 0
 
+    @property
+    def hides_bars(self) -> bool | None:
+        """tqdm's `disable`: None, which is a bar where stderr is a terminal, on the first rank only."""
+        return None if self.first else True
+
     def connect(self) -> None:
         """Wait for all ranks; gloo carries what is on a CPU, nccl what is on a GPU."""
         if self.size == 1:

@@ -87,18 +87,16 @@ def evaluate(
 
     batches = zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True)
     total = -(-len(split) // EVAL_BATCH)
-    quiet = None if ranks.first else True  # None: where stderr is not a terminal
-    for images, labels in tqdm(batches, total=total, desc="evaluate", unit="batch", disable=quiet, leave=False):
+    bar = tqdm(batches, total=total, desc="evaluate", unit="batch", disable=ranks.hides_bars, leave=False)
+    for images, labels in bar:
         for t, (z, weights) in enumerate(model.denoise(info.normalise(images), generators, stochastic, ranks.relay)):
             log_prob = model.log_prob(z)
             by_step[0, t] += (log_prob.argmax(dim=2) == labels).sum()
             by_step[1, t] += (weights.argmax(dim=2) == labels).sum()
         for name in READOUTS:
-            predicted = read_out(log_prob.exp(), name)
-            correct[name] += (predicted == labels).sum(dim=1)
-            if name == readout:
-                cell = labels * m + predicted  # (R or 1, B)
-                confusion += torch.bincount(cell.flatten(), minlength=m * m)
+            correct[name] += (read_out(log_prob.exp(), name) == labels).sum(dim=1)
+        cell = labels * m + read_out(log_prob.exp(), readout)  # (R or 1, B)
+        confusion += torch.bincount(cell.flatten(), minlength=m * m)
 
     per_cent = 100 / len(split)
     return Evaluation(

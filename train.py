@@ -107,11 +107,10 @@ class Trainer:
         held = set(self.model.held)
         losses = torch.zeros(T, len(batches), len(BlockLoss._fields), device=device)
         title = f"epoch {self.epoch}/{self.args.epochs}"
-        quiet = None if self.ranks.first else True  # None: where stderr is not a terminal
-        lr = self.shared.lr
+        lr = self.updaters[self.model.held[0]].lr
 
-        done = 0
-        with tqdm(total=len(held) * len(batches), desc=title, unit="step", disable=quiet, leave=False) as bar:
+        total, done, hidden = len(held) * len(batches), 0, self.ranks.hides_bars
+        with tqdm(total=total, desc=title, unit="step", disable=hidden, leave=False) as bar:
             for i, blocks in update_order(self.args.block_order, T, len(batches), order):
                 x, y = self.batch(batches[i], i, images=not held.isdisjoint(blocks))
                 for t in blocks:
@@ -131,14 +130,8 @@ class Trainer:
         self._check_losses(losses)
         self._check_weights()
         seconds = time.perf_counter() - start
-        return {
-            "epoch": self.epoch,
-            **summarise_losses(losses, self.model.held),
-            "learning_rate": lr,
-            "seconds": seconds,
-            "images_per_second": len(self.data.train) / seconds,
-            **peak_memory(device),
-        }
+        speed = {"seconds": seconds, "images_per_second": len(self.data.train) / seconds, **peak_memory(device)}
+        return {"epoch": self.epoch, **summarise_losses(losses, self.model.held), "learning_rate": lr, **speed}
 
     def batch(self, indices: Tensor, number: int, images: bool = True) -> tuple[Tensor | None, Tensor]:
         """x (B, C, H, W) float32 and y (B,) of batch `number` of the epoch, the same for all blocks; x if asked for."""
