@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.dropout import dropout
+from models.dropout import relu_dropout
 
 FEATURES = 256
 
@@ -33,11 +33,11 @@ class ImagePath(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (B, C, H, W) -> (B, 256). The generator draws the dropout masks, in training mode only."""
-        h = self._drop(self.pool(self.conv1(x)).relu(), generator)
-        h = self._drop(self.conv2(h).relu(), generator)
-        h = self._drop(self.pool(self.conv3(h)).relu(), generator)
+        h = self._relu_dropout(self.pool(self.conv1(x)), generator)
+        h = self._relu_dropout(self.conv2(h), generator)
+        h = self._relu_dropout(self.pool(self.conv3(h)), generator)
         h = h.permute(0, 2, 3, 1).flatten(1)  # (B, H/4 * W/4 * 128): free of copies in channels_last
         return self.norm(self.fc(h))
 
-    def _drop(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
-        return dropout(h, self.drop, generator) if self.training and self.drop > 0 else h
+    def _relu_dropout(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        return relu_dropout(h, self.drop, generator) if self.training and self.drop > 0 else h.relu()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.dropout import dropout
+from models.dropout import relu_dropout
 from models.embeddings import initial_embedding, medoid, one_hot_embedding, prototype_indices
 from models.image_path import ImagePath
 from streams import Streams
@@ -27,7 +27,7 @@ def test_image_path_equals_relu_before_pooling_with_its_gradients():
 def test_dropout_keeps_the_stated_share_scaled_and_element_wise():
     generator = torch.Generator().manual_seed(0)
     x = torch.ones(200, 10, 50, 100)  # ten million elements: the share is known to 1.3e-4
-    out = dropout(x, 0.2, generator)
+    out = relu_dropout(x, 0.2, generator)
     assert set(out.unique().tolist()) == {0.0, 1.25}
     kept = out != 0
     assert kept.double().mean().item() == pytest.approx(0.8, abs=5e-4)
@@ -37,11 +37,18 @@ def test_dropout_keeps_the_stated_share_scaled_and_element_wise():
     assert channels == pytest.approx(0.64, abs=1e-3)
 
 
-def test_dropout_passes_gradient_where_it_keeps_and_is_off_in_evaluation():
+def test_relu_dropout_equals_relu_then_a_mask_with_its_gradient():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    out = dropout(x, 0.5, torch.Generator().manual_seed(1))
-    out.sum().backward()
-    torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
+    out = relu_dropout(x * 1, 0.5, torch.Generator().manual_seed(1))
+    ones = relu_dropout(torch.ones_like(x), 0.5, torch.Generator().manual_seed(1))  # 0 where dropped, else 2
+    expected = x.relu() * ones
+    assert torch.equal(out, expected) and 0 < (ones == 0).sum() < ones.numel()
+    weights = torch.randn_like(x)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (out, expected)]
+    assert torch.equal(gradients[0], gradients[1])
+
+
+def test_dropout_is_off_in_evaluation():
     path = ImagePath((1, 8, 8)).eval()
     image = torch.randn(3, 1, 8, 8)
     assert torch.equal(path(image), path(image))
