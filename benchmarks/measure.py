@@ -1,0 +1,65 @@
+"""Times of alternatives taken in turn, floating-point operations, and peak memory."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def in_turn(cases: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
+    """Median seconds of a call of each case; every round times all cases, one after the other (A B A B)."""
+    for case in cases.values():
+        case()  # warm-up
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                case()
+            _wait_for_device()
+            seconds[name].append((time.perf_counter() - start) / calls)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def count_flops(case: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        case()
+    return counter.get_total_flops()
+
+
+def matrix_product(n: int = 3072, device: str = "cpu") -> tuple[Callable[[], object], int]:
+    """A large float32 matrix product, whose rate is what arithmetic can reach here, and its operations."""
+    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    return lambda: a @ b, 2 * n**3
+
+
+def memory_of(case: Callable[[], object], device: torch.device) -> tuple[int, int]:
+    """Bytes that a call's result keeps alive, and the most that were allocated during the call, above what was there.
+
+    By the allocator on CUDA, and by the profiler's record of all allocations on a CPU.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = case()
+        held = torch.cuda.memory_allocated(device) - before
+        del result
+        return held, torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = case()
+    del result
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return held, peak
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

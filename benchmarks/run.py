@@ -1,0 +1,271 @@
+"""Time and memory of the program beside a plain reference and beside the limit of the machine, in one run.
+
+    python benchmarks/run.py                     # all tables, about ten minutes on 2 cores
+    python benchmarks/run.py --quick             # fewer rounds and blocks
+
+Images are 32x32x3, batches 128, embeddings one-hot, T = 10 where nothing else is said. Alternatives take turns (A B A B)
+and medians are shown. reference.py says what the plain reference is.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is silent
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.end_to_end import EndToEnd  # noqa: E402
+from benchmarks.measure import count_flops, in_turn, matrix_product, memory_of  # noqa: E402
+from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
+from build import new_model  # noqa: E402
+from data import RawImages, epoch_batches, training_data  # noqa: E402
+from options import parse_flags, settle  # noqa: E402
+from resources import reuse_freed_memory  # noqa: E402
+from streams import Streams  # noqa: E402
+from train import Trainer  # noqa: E402
+
+BATCH, CLASSES, SHAPE, T = 128, 10, (32, 32, 3), 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and blocks")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="some of the tables")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    args = parser.parse_args()
+    reuse_freed_memory()
+    report: dict = {"machine": machine(args.device)}
+    print("  ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    for name in args.only:
+        report[name] = SECTIONS[name](args.device, args.quick)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1))
+
+
+def machine(device: str) -> dict:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def make_trainer(device: str, num_images: int, num_blocks: int = T, order: str = "interleaved") -> Trainer:
+    """The program's own trainer on random images."""
+    flags = ["--embedding-type", "one-hot", "--num-blocks", str(num_blocks), "--block-order", order]
+    args, given = parse_flags([*flags, "--batch-size", str(BATCH), "--val-fraction", "0"])
+    settle(args, given)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (num_images, *SHAPE), generator=generator).to(torch.uint8)
+    raw = RawImages(images, torch.arange(num_images) % CLASSES, [str(y) for y in range(CLASSES)])
+    streams = Streams(args.seed, device)
+    data = training_data(raw, 0, streams)
+    model = new_model(args, data.info, data.train, streams).to(device)
+    trainer = Trainer(model, data, args, streams, Path(os.devnull))
+    model.train()
+    return trainer
+
+
+def plain_peer(trainer: Trainer) -> PlainNoProp:
+    torch.manual_seed(0)
+    return PlainNoProp(trainer.model.alpha_bar.cpu(), CLASSES)
+
+
+def block_steps(trainer: Trainer):
+    """A function that updates the next block, with the step of theta_out, on the first batch."""
+    x, y = trainer.batch(torch.arange(BATCH, device=trainer.streams.device), 0)
+    turn = iter(range(10**9))
+
+    def step() -> None:
+        trainer.update_block(1 + next(turn) % trainer.model.num_blocks, x, y)
+        trainer.shared_gradient.give()
+        trainer.shared.step()
+
+    return step
+
+
+def training_step(device: str, quick: bool) -> dict:
+    trainer = make_trainer(device, BATCH, 2)
+    step, plain = block_steps(trainer), plain_peer(trainer)
+    x, y = (part.cpu().contiguous() for part in trainer.batch(torch.arange(BATCH, device=device), 0))
+    product, product_flops = matrix_product(device=device)
+    cases = {"program": step, "plain": lambda: plain.step(1, x, y), "product": product}
+    seconds = in_turn(cases, rounds=5 if quick else 20, calls=2)
+    flops = count_flops(step)
+    limit = flops / product_flops * seconds["product"]
+    print("\n| training step of a block | ms | GFLOP/s |\n| --- | --- | --- |")
+    for name, value in (("program", seconds["program"]), ("plain reference", seconds["plain"]), ("limit", limit)):
+        print(f"| {name} | {1e3 * value:.1f} | {flops / value / 1e9:.0f} |")
+    ratios = {"to_limit": seconds["program"] / limit, "plain_to_program": seconds["plain"] / seconds["program"]}
+    print(f"{ratios['to_limit']:.2f} times the limit ({flops / 1e9:.1f} GFLOP at the rate of a 3072^3 product);")
+    print(f"{ratios['plain_to_program']:.2f} times as fast as the plain reference")
+    return {**seconds, "limit": limit, "flops": flops, **ratios}
+
+
+def epoch(device: str, quick: bool) -> dict:
+    trainer = make_trainer(device, 4 * BATCH if quick else 10 * BATCH)
+    plain, images = plain_peer(trainer), trainer.data.train
+    loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
+    cases = {"program": trainer.train_epoch, "plain": lambda: plain.epoch(loader)}
+    seconds = in_turn(cases, rounds=1 if quick else 3)
+    ratio = seconds["plain"] / seconds["program"]
+    print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
+    print(f"| program, interleaved | {seconds['program']:.2f} |\n| plain reference | {seconds['plain']:.2f} |")
+    print(f"{ratio:.2f} times as fast as the plain reference")
+    return {**seconds, "plain_to_program": ratio, "images": len(images)}
+
+
+def data_pipeline(device: str, quick: bool) -> dict:
+    trainer = make_trainer(device, 2000 if quick else 10000, 1)
+    images = trainer.data.train
+    loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
+
+    def program() -> None:
+        for i, indices in enumerate(epoch_batches(len(images), BATCH, trainer.streams.get("order", device="cpu"))):
+            trainer.batch(indices.to(device), i)
+
+    def plain() -> None:
+        for _ in loader:
+            pass
+
+    seconds = in_turn({"program": program, "plain": plain}, rounds=2 if quick else 5)
+    rates = {name: len(images) / value for name, value in seconds.items()}
+    print("\n| data pipeline alone | images/s |\n| --- | --- |")
+    print(f"| program | {rates['program']:,.0f} |\n| DataLoader with 2 workers | {rates['plain']:,.0f} |")
+    return {"images_per_second": rates, "plain_to_program": seconds["plain"] / seconds["program"]}
+
+
+def inference(device: str, quick: bool) -> dict:
+    count = 100 if quick else 500
+    trainer = make_trainer(device, count)
+    model, plain = trainer.model.eval(), plain_peer(trainer)
+    for block in plain.blocks:
+        block.eval()
+    x = trainer.data.info.normalise(trainer.data.train.images)
+    x_plain = x.cpu().contiguous()
+
+    def program(runs: int):
+        return lambda: model.predict(x, [trainer.streams.get("inference", r) for r in range(runs)])
+
+    cases = {f"{runs}": program(runs) for runs in (1, 5, 50)}
+    cases["plain 1"], cases["plain 5"] = (lambda r=r: plain.predict(x_plain, r) for r in (1, 5))
+    seconds = in_turn(cases, rounds=2 if quick else 5)
+    print(f"\n| inference, T = {T}, {count} images | s | images/s | times 1 run |\n| --- | --- | --- | --- |")
+    for name, value in seconds.items():
+        title = f"program, {name} runs" if name.isdigit() else f"features computed again, {name[6:]} runs"
+        print(f"| {title} | {value:.3f} | {count / value:,.0f} | {value / seconds['1']:.2f} |")
+    ratio = seconds["plain 5"] / seconds["5"]
+    print(f"5 runs are {ratio:.2f} times as fast as with features computed again")
+    return {**seconds, "plain_5_to_5": ratio}
+
+
+def memory(device: str, quick: bool) -> dict:
+    rows = []
+    for num_blocks in (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50):
+        for order in ("sequential", "interleaved"):
+            trainer = make_trainer(device, BATCH, num_blocks, order)
+            trainer.train_epoch()  # now the optimizers have their states
+            rows.append(
+                memory_row(f"NoProp, {order}", num_blocks, trainer.train_epoch, noprop_forward(trainer), trainer)
+            )
+        rows.append(memory_row("back-propagation", num_blocks, *back_propagation(trainer), trainer))
+    print(
+        "\n| memory of a step, MB | T | activations | peak above what stays | parameters and optimizers | total peak |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        sizes = " | ".join(f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept", "total"))
+        print(f"| {row['method']} | {row['T']} | {sizes} |")
+    return {"rows": rows}
+
+
+def memory_row(method: str, num_blocks: int, step, forward, trainer: Trainer) -> dict:
+    """activations: what a forward pass leaves for its backward pass. peak: most of a whole step above what stays."""
+    device = trainer.streams.device
+    kept = 3 * 4 * sum(p.numel() for p in trainer.model.parameters())  # parameters and AdamW's two moments
+    activations, peak = memory_of(forward, device)[0], memory_of(step, device)[1]
+    return {
+        "method": method,
+        "T": num_blocks,
+        "activations": activations,
+        "peak": peak,
+        "kept": kept,
+        "total": kept + peak,
+    }
+
+
+def noprop_forward(trainer: Trainer):
+    indices = torch.arange(BATCH, device=trainer.streams.device)
+
+    def forward():
+        x, y = trainer.batch(indices, 0)
+        return x, trainer.model.loss(1, x, y)
+
+    return forward
+
+
+def back_propagation(trainer: Trainer):
+    """A whole step and a forward pass of the same blocks, end to end."""
+    network = EndToEnd(trainer.model).to(trainer.streams.device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, weight_decay=0.001, fused=True)
+    indices = torch.arange(BATCH, device=trainer.streams.device)
+
+    def forward():
+        x, y = trainer.batch(indices, 0)
+        return x, network(x, y)
+
+    def step() -> None:
+        forward()[1].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    return step, forward
+
+
+def growth(device: str, quick: bool) -> dict:
+    blocks = (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50)
+    batches = (2, 4, 8) if quick else (2, 4, 8, 16, 32)
+    by_blocks = {n: make_trainer(device, 2 * BATCH, n).train_epoch for n in blocks}
+    by_size = {n: make_trainer(device, n * BATCH, 2).train_epoch for n in batches}
+    report = {}
+    for title, cases in (("T", by_blocks), ("batches of data", by_size)):
+        seconds = in_turn(cases, rounds=2 if quick else 5)
+        exponent = slope([math.log(n) for n in seconds], [math.log(s) for s in seconds.values()])
+        print(f"\n| {title} | s per epoch |\n| --- | --- |")
+        for n, value in seconds.items():
+            print(f"| {n} | {value:.2f} |")
+        print(f"grows with {title} with an exponent of {exponent:.3f}")
+        report[title] = {"seconds": seconds, "exponent": exponent}
+    return report
+
+
+def slope(x: list[float], y: list[float]) -> float:
+    """Of the least-squares line."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)
+
+
+SECTIONS = {
+    "step": training_step,
+    "epoch": epoch,
+    "data": data_pipeline,
+    "inference": inference,
+    "memory": memory,
+    "growth": growth,
+}
+
+if __name__ == "__main__":
+    main()
