@@ -3,8 +3,8 @@
     python benchmarks/run.py                     # all tables, about ten minutes on 2 cores
     python benchmarks/run.py --quick             # fewer rounds and blocks
 
-Images are 32x32x3, batches 128, embeddings one-hot, T = 10 where nothing else is said. Alternatives take turns (A B A B)
-and medians are shown. reference.py says what the plain reference is.
+Images are 32x32x3, batches 128, embeddings one-hot, T = 10 where nothing else is said. Alternatives take turns, A B A B,
+medians are shown. reference.py says what the plain reference is.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def training_step(device: str, quick: bool) -> dict:
     x, y = (part.cpu().contiguous() for part in trainer.batch(torch.arange(BATCH, device=device), 0))
     product, product_flops = matrix_product(device=device)
     cases = {"program": step, "plain": lambda: plain.step(1, x, y), "product": product}
-    seconds = in_turn(cases, rounds=5 if quick else 20, calls=2)
+    seconds = in_turn(cases, rounds=5 if quick else 20, calls=3)
     flops = count_flops(step)
     limit = flops / product_flops * seconds["product"]
     print("\n| training step of a block | ms | GFLOP/s |\n| --- | --- | --- |")
@@ -118,7 +118,7 @@ def epoch(device: str, quick: bool) -> dict:
     plain, images = plain_peer(trainer), trainer.data.train
     loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
     cases = {"program": trainer.train_epoch, "plain": lambda: plain.epoch(loader)}
-    seconds = in_turn(cases, rounds=1 if quick else 3)
+    seconds = in_turn(cases, rounds=3)
     ratio = seconds["plain"] / seconds["program"]
     print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
     print(f"| program, interleaved | {seconds['program']:.2f} |\n| plain reference | {seconds['plain']:.2f} |")

@@ -24,7 +24,10 @@ class _ReLUDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
         ctx.scale = 1 / (1 - p)
-        y = x.relu_().mul_(_keep_mask(x, p, generator).mul_(ctx.scale))
+        mask = _keep_mask(x, p, generator)
+        mask *= ctx.scale
+        y = x.relu_()
+        y *= mask
         ctx.mark_dirty(x)
         ctx.save_for_backward(y)
         return y
