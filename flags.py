@@ -271,4 +271,11 @@ def _place_flags(parser: Parser) -> None:
     flag("--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
     flag("--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
     flag("--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")
+    flag(
+        "--offload-blocks",
+        False,
+        "keep blocks and optimizer states that are not in use in the memory of the CPU, on CUDA only; "
+        "travels least with --block-order sequential",
+        action="store_true",
+    )
     flag("--compile", False, "compile the blocks with torch.compile", action="store_true")

@@ -24,6 +24,7 @@ from errors import UserError
 from evaluate import Evaluator, inference_generators, read_out
 from folder import decode_images, match_channels
 from models.NoProp_DT import NoPropNetDT
+from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
 from parts import check_parts, format_blocks, join_parts, require_whole
 from report import describe_run, print_accuracies, test_model, versions
@@ -133,7 +134,10 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Sp
         model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
     else:
         model = new_model(args, data.info, data.train, streams, held, source)
-    model.to(device)
+    if args.offload_blocks:
+        move_without_blocks(model, device)
+    else:
+        model.to(device)
     if args.compile:
         compile_blocks(model)
     trainer = Trainer(model, data, args, streams, run, ranks)
@@ -278,7 +282,7 @@ def run_folder(args: Namespace) -> Path:
 
 
 def pick_device(args: Namespace, local_rank: int = 0) -> torch.device:
-    """Raises UserError for a device that is not there and for --amp without CUDA. Every rank has a GPU of its own."""
+    """Every rank has a GPU of its own. Raises UserError for what is not there and for flags that need CUDA."""
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
@@ -296,6 +300,8 @@ def pick_device(args: Namespace, local_rank: int = 0) -> torch.device:
         )
     if args.amp and device.type != "cuda":
         raise UserError("--amp needs CUDA: on a CPU it would only slow the training down; leave it out")
+    if args.offload_blocks and device.type != "cuda":
+        raise UserError("--offload-blocks needs CUDA: on a CPU all blocks are in its memory anyway; leave it out")
     return device
 
 

@@ -14,7 +14,7 @@ EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "clas
 # Flags that may differ from those of the checkpoint which is continued, evaluated or used to predict.
 PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
 THIS_CALL = {"checkpoint", "checkpoint_dir", "device", "no_cuda", "evaluate", "predict", "steps_report", "merge"}
-RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile"}
+RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks"}
 EVALUATE_FLAGS = PLACE_FLAGS | {"evaluate", "eval_runs", "readout", "inference", "steps_report", "seed"}
 PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {"predict", "eval_runs", "readout", "inference", "seed"}
 
@@ -124,6 +124,7 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
         ("warmup_epochs", args.warmup_epochs > args.epochs, f"exceeds --epochs {args.epochs}: lower it"),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
+        ("offload_blocks", args.offload_blocks and args.compile, "does not go with --compile: leave one of them out"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
     ]
     for name, wrong, why in rules:
@@ -147,7 +148,7 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
     settings = {**make_parser().defaults, **config, **{name: getattr(args, name) for name in THIS_CALL}}
     settings.update({name: getattr(args, name) for name in given & free})
     if using:
-        settings.update(amp=False, compile=False)
+        settings.update(amp=False, compile=False, offload_blocks=False)
     if args.predict and "readout" not in given:
         settings["readout"] = None  # of its own default
     if "inference" in given and "eval_runs" not in given:

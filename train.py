@@ -20,6 +20,7 @@ from distributed import ALONE, Ranks
 from errors import UserError
 from evaluate import Evaluation, Evaluator
 from models.NoProp_DT import BlockLoss, NoPropNetDT
+from offload import BlockOffload
 from optimizers import SharedGradient, Updater
 from parts import join_parts, optimizers_by_block, select_blocks
 from resources import peak_memory
@@ -71,6 +72,8 @@ class Trainer:
         self.updaters = {t: self._updater(model.block(t).parameters(), batches) for t in model.held}
         self.shared = self._updater(model.shared_parameters(), shared_steps)
         self.shared_gradient = SharedGradient(model.shared_parameters())
+        if args.offload_blocks:
+            BlockOffload(model, self.updaters, streams.device)
         self.learns_W_embed = model.W_embed.requires_grad
         self.learns_theta_out = model.theta_out.weight.requires_grad
 

@@ -3,8 +3,8 @@
     python benchmarks/run.py                     # all tables, about ten minutes on 2 cores
     python benchmarks/run.py --quick             # fewer rounds and blocks
 
-Images are 32x32x3, batches 128, embeddings one-hot, T = 10 where nothing else is said. Alternatives take turns, A B A B,
-medians are shown. reference.py says what the plain reference is.
+Images are 32x32x3, batches 128, embeddings one-hot, T = 10 where nothing else is said. Alternatives take turns,
+A B A B, and medians are shown. reference.py says what the plain reference is.
 """
 
 import argparse

@@ -53,6 +53,7 @@ class NoPropNetDT(nn.Module):
         sigma: float = 1.0,
     ):
         super().__init__()
+        self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
         num_classes, embedding_dim = W_embed.shape
         self.eta = eta
         self.class_probability = class_probability
@@ -85,6 +86,8 @@ class NoPropNetDT(nn.Module):
         """Block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
         if t not in self.held:
             raise IndexError(f"block {t} is none of those held: {self.held} of 1..{self.num_blocks}")
+        if self.before_block is not None:
+            self.before_block(t)
         return self.blocks[str(t - 1)]
 
     def shared_parameters(self) -> list[nn.Parameter]:

@@ -226,6 +226,7 @@ def bad_calls(digits_run, tmp_path):
         "runs without noise": ([*small, "--inference", "deterministic", "--eval-runs", "3"], "--eval-runs"),
         "patience without validation": ([*small, "--val-fraction", "0", "--early-stopping-patience", "3"], "--val"),
         "amp on the CPU": ([*small, "--device", "cpu", "--amp"], "--amp"),
+        "offload on the CPU": ([*small, "--device", "cpu", "--offload-blocks"], "--offload-blocks"),
         "unknown device": ([*small, "--device", "toaster"], "toaster"),
         "no such GPU": ([*small, "--device", "cuda:99"], "cuda:99"),
         "run folder is a file": ([*small, "--checkpoint-dir", no_image], "no.png"),

@@ -10,6 +10,7 @@ from build import new_model
 from checkpoint import load_checkpoint
 from data import RawImages, training_data
 from errors import UserError
+from offload import BlockOffload
 from optimizers import Updater
 from options import parse_flags, settle
 from streams import Streams
@@ -171,6 +172,31 @@ def test_bfloat16_autocast_keeps_the_loss(tmp_path):
         losses.append(trainer.update_block(2, x, y))
     assert not torch.equal(losses[0], losses[1])
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=1e-3)
+
+
+def test_offloaded_blocks_train_alike_with_one_on_the_device_at_a_time(tmp_path, monkeypatch):
+    moves, move = [], BlockOffload._move
+
+    def record(offload, t, device):
+        moves.append((t, device == offload.device))
+        move(offload, t, device)
+
+    monkeypatch.setattr(BlockOffload, "_move", record)
+    flags = ["--embedding-type", "one-hot", "--block-order", "sequential", "--epochs", 2]
+    plain = make_trainer(tmp_path / "plain", *flags)
+    plain.fit()
+    trainer = make_trainer(tmp_path / "offload", *flags)
+    offload = BlockOffload(trainer.model, trainer.updaters, torch.device("cpu:0"))  # "the GPU"; home is plain "cpu"
+    assert moves == [(1, False), (2, False), (3, False)]
+    moves.clear()
+    trainer.epoch = 1
+    trainer.train_epoch()
+    assert moves == [(1, True), (1, False), (2, True), (2, False), (3, True)]  # once per epoch
+    assert offload.current == 3
+    again = make_trainer(tmp_path / "again", *flags)
+    BlockOffload(again.model, again.updaters, torch.device("cpu:0"))
+    again.fit()
+    assert_equal(again.model.state_dict(), plain.model.state_dict())
 
 
 def parameter():
