@@ -199,8 +199,7 @@ class Heartbeat(threading.Thread):
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        names = {other: self.store.get(f"name/{other}").decode() for other in self.others}
-        self.names = names
+        self.names = {other: self.store.get(f"name/{other}").decode() for other in self.others}
         beats = 0
         while not self.stopping.wait(BEAT_SECONDS):
             beats += 1

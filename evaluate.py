@@ -93,9 +93,11 @@ def evaluate(
             log_prob = model.log_prob(z)
             by_step[0, t] += (log_prob.argmax(dim=2) == labels).sum()
             by_step[1, t] += (weights.argmax(dim=2) == labels).sum()
+        probabilities = log_prob.exp()
+        predicted = {name: read_out(probabilities, name) for name in READOUTS}  # (R or 1, B) each
         for name in READOUTS:
-            correct[name] += (read_out(log_prob.exp(), name) == labels).sum(dim=1)
-        cell = labels * m + read_out(log_prob.exp(), readout)  # (R or 1, B)
+            correct[name] += (predicted[name] == labels).sum(dim=1)
+        cell = labels * m + predicted[readout]
         confusion += torch.bincount(cell.flatten(), minlength=m * m)
 
     per_cent = 100 / len(split)
@@ -150,18 +152,20 @@ class Evaluator:
     streams: Streams
     ranks: Ranks = ALONE
 
+    @property
+    def stochastic(self) -> bool:
+        return self.args.inference == "stochastic"
+
     def evaluate(self, split: Split, purpose: str) -> Evaluation:
         """The noise is that of `purpose`, the same at every call: evaluations differ by the weights only."""
         generators = inference_generators(self.streams, purpose, self.args.eval_runs)
-        stochastic = self.args.inference == "stochastic"
-        return evaluate(self.model, self.info, split, generators, self.args.readout, stochastic, self.ranks)
+        return evaluate(self.model, self.info, split, generators, self.args.readout, self.stochastic, self.ranks)
 
     def write_examples(self, run: Path, evaluation: Evaluation, split: Split, split_name: str, epoch: int) -> None:
         """logs/examples.npz: what the pictures need of an evaluation, so that they need neither data nor model."""
         generators = inference_generators(self.streams, "examples", self.args.eval_runs)
-        stochastic = self.args.inference == "stochastic"
         content = {
-            **example_paths(self.model, self.info, split, generators, stochastic, self.ranks),
+            **example_paths(self.model, self.info, split, generators, self.stochastic, self.ranks),
             "split": np.array(split_name),
             "epoch": np.array(epoch),
             "readout": np.array(evaluation.readout),

@@ -182,8 +182,8 @@ def announce(trainer: Trainer, test: Split | None, checkpoint: dict | None) -> N
     args, data, run, ranks = trainer.args, trainer.data, trainer.run, trainer.ranks
     if not ranks.first:
         return
-    if checkpoint is None and (aside := set_aside_earlier_run(run)) is not None:
-        print(f"the earlier run in {run} is now in {aside}")
+    if checkpoint is None:
+        make_room(run)
     sizes = {"training": len(data.train), "validation": len(data.validation)}
     print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
     threads = torch.get_num_threads()
@@ -264,8 +264,7 @@ def merge(args: Namespace) -> None:
     run = run_folder(args)
     content["config"] = {**content["config"], "blocks": None, "checkpoint": None, "checkpoint_dir": str(run)}
     open_run_folder(run)
-    if (aside := set_aside_earlier_run(run)) is not None:
-        print(f"the earlier run in {run} is now in {aside}")
+    make_room(run)
     write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
     save_run(run, content)
     draw_pictures(run)
@@ -273,6 +272,13 @@ def merge(args: Namespace) -> None:
         print("the parts were trained with different numbers of threads: one process would have given other roundings")
     print(f"merged into {run}: {', '.join(args.merge)}")
     print(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}")
+
+
+def make_room(run: Path) -> None:
+    """A new run overwrites none: an earlier one in its folder is set aside, and the user told where."""
+    aside = set_aside_earlier_run(run)
+    if aside is not None:
+        print(f"the earlier run in {run} is now in {aside}")
 
 
 def run_folder(args: Namespace) -> Path:

@@ -24,14 +24,12 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.end_to_end import EndToEnd  # noqa: E402
 from benchmarks.measure import count_flops, in_turn, matrix_product, memory_of  # noqa: E402
 from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
-from build import new_model  # noqa: E402
-from data import RawImages, epoch_batches, training_data  # noqa: E402
-from options import parse_flags, settle  # noqa: E402
+from benchmarks.setup import BATCH, CLASSES, make_trainer  # noqa: E402
+from data import epoch_batches  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
-from streams import Streams  # noqa: E402
 from train import Trainer  # noqa: E402
 
-BATCH, CLASSES, SHAPE, T = 128, 10, (32, 32, 3), 10
+T = 10
 
 
 def main() -> None:
@@ -61,20 +59,9 @@ def machine(device: str) -> dict:
     }
 
 
-def make_trainer(device: str, num_images: int, num_blocks: int = T, order: str = "interleaved") -> Trainer:
-    """The program's own trainer on random images."""
+def one_hot_trainer(device: str, num_images: int, num_blocks: int = T, order: str = "interleaved") -> Trainer:
     flags = ["--embedding-type", "one-hot", "--num-blocks", str(num_blocks), "--block-order", order]
-    args, given = parse_flags([*flags, "--batch-size", str(BATCH), "--val-fraction", "0"])
-    settle(args, given)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_images, *SHAPE), generator=generator).to(torch.uint8)
-    raw = RawImages(images, torch.arange(num_images) % CLASSES, [str(y) for y in range(CLASSES)])
-    streams = Streams(args.seed, device)
-    data = training_data(raw, 0, streams)
-    model = new_model(args, data.info, data.train, streams).to(device)
-    trainer = Trainer(model, data, args, streams, Path(os.devnull))
-    model.train()
-    return trainer
+    return make_trainer(num_images, *flags, device=device)
 
 
 def plain_peer(trainer: Trainer) -> PlainNoProp:
@@ -96,7 +83,7 @@ def block_steps(trainer: Trainer):
 
 
 def training_step(device: str, quick: bool) -> dict:
-    trainer = make_trainer(device, BATCH, 2)
+    trainer = one_hot_trainer(device, BATCH, 2)
     step, plain = block_steps(trainer), plain_peer(trainer)
     x, y = (part.cpu().contiguous() for part in trainer.batch(torch.arange(BATCH, device=device), 0))
     product, product_flops = matrix_product(device=device)
@@ -114,7 +101,7 @@ def training_step(device: str, quick: bool) -> dict:
 
 
 def epoch(device: str, quick: bool) -> dict:
-    trainer = make_trainer(device, 4 * BATCH if quick else 10 * BATCH)
+    trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
     plain, images = plain_peer(trainer), trainer.data.train
     loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
     cases = {"program": trainer.train_epoch, "plain": lambda: plain.epoch(loader)}
@@ -127,7 +114,7 @@ def epoch(device: str, quick: bool) -> dict:
 
 
 def data_pipeline(device: str, quick: bool) -> dict:
-    trainer = make_trainer(device, 2000 if quick else 10000, 1)
+    trainer = one_hot_trainer(device, 2000 if quick else 10000, 1)
     images = trainer.data.train
     loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
 
@@ -148,7 +135,7 @@ def data_pipeline(device: str, quick: bool) -> dict:
 
 def inference(device: str, quick: bool) -> dict:
     count = 100 if quick else 500
-    trainer = make_trainer(device, count)
+    trainer = one_hot_trainer(device, count)
     model, plain = trainer.model.eval(), plain_peer(trainer)
     for block in plain.blocks:
         block.eval()
@@ -174,7 +161,7 @@ def memory(device: str, quick: bool) -> dict:
     rows = []
     for num_blocks in (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50):
         for order in ("sequential", "interleaved"):
-            trainer = make_trainer(device, BATCH, num_blocks, order)
+            trainer = one_hot_trainer(device, BATCH, num_blocks, order)
             trainer.train_epoch()  # now the optimizers have their states
             rows.append(
                 memory_row(f"NoProp, {order}", num_blocks, trainer.train_epoch, noprop_forward(trainer), trainer)
@@ -237,8 +224,8 @@ def back_propagation(trainer: Trainer):
 def growth(device: str, quick: bool) -> dict:
     blocks = (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50)
     batches = (2, 4, 8) if quick else (2, 4, 8, 16, 32)
-    by_blocks = {n: make_trainer(device, 2 * BATCH, n).train_epoch for n in blocks}
-    by_size = {n: make_trainer(device, n * BATCH, 2).train_epoch for n in batches}
+    by_blocks = {n: one_hot_trainer(device, 2 * BATCH, n).train_epoch for n in blocks}
+    by_size = {n: one_hot_trainer(device, n * BATCH, 2).train_epoch for n in batches}
     report = {}
     for title, cases in (("T", by_blocks), ("batches of data", by_size)):
         seconds = in_turn(cases, rounds=2 if quick else 5)

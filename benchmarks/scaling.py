@@ -25,15 +25,11 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.end_to_end import EndToEnd  # noqa: E402
-from build import new_model  # noqa: E402
-from data import RawImages, training_data  # noqa: E402
-from distributed import Ranks  # noqa: E402
-from options import parse_flags, settle  # noqa: E402
+from benchmarks.setup import BATCH, SHAPE, make_trainer  # noqa: E402
+from distributed import ALONE, Ranks  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
-from streams import Streams  # noqa: E402
 from train import Trainer  # noqa: E402
 
-BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
 PROJECTED_T = 10
 BANDWIDTH, LATENCY = 1.25e9, 50e-6  # of the projection: a 10 Gbit/s network, in bytes/s and seconds per message
 METHODS = {
@@ -112,7 +108,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def replay_seconds(args: argparse.Namespace) -> float:
     """What a block that is trained elsewhere costs per step, where theta_out learns from its replayed noise."""
-    trainer = make_trainer(args, "one-hot", Ranks())
+    trainer = trainer_of(args, "one-hot")
     y, calls = trainer.data.train.labels[:BATCH], 200
     start = time.perf_counter()
     for _ in range(calls):
@@ -122,7 +118,7 @@ def replay_seconds(args: argparse.Namespace) -> float:
 
 def noprop_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
     """A function that trains for one epoch of args.steps batches and returns the bytes all-reduced so far."""
-    trainer = make_trainer(args, args.worker, ranks)
+    trainer = trainer_of(args, args.worker, ranks)
 
     def epoch() -> int:
         trainer.epoch += 1
@@ -134,9 +130,8 @@ def noprop_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
 
 def ddp_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
     """The same with DistributedDataParallel; the bytes are those of its gradient buckets."""
-    trainer = make_trainer(args, "learned", Ranks())  # all blocks, in every rank
+    trainer = trainer_of(args, "learned")  # all blocks, in every rank
     model = network = EndToEnd(trainer.model)
-    trainer.model.train()
     counter = {"bytes": 0}
     if ranks.size > 1:
         network = torch.nn.parallel.DistributedDataParallel(model)
@@ -162,19 +157,9 @@ def _counting_all_reduce(counter: dict, bucket: distributed.GradBucket):
     return allreduce_hook(None, bucket)
 
 
-def make_trainer(args: argparse.Namespace, embedding: str, ranks: Ranks) -> Trainer:
-    """The program's own trainer on random images."""
-    flags = ["--embedding-type", embedding, "--num-blocks", str(args.num_blocks), "--batch-size", str(BATCH)]
-    settings, given = parse_flags([*flags, "--val-fraction", "0"])
-    settle(settings, given)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (args.steps * BATCH, *SHAPE), generator=generator).to(torch.uint8)
-    raw = RawImages(images, torch.arange(len(images)) % CLASSES, [str(y) for y in range(CLASSES)])
-    streams = Streams(settings.seed)
-    data = training_data(raw, 0, streams)
-    held = ranks.deal(range(1, args.num_blocks + 1))
-    model = new_model(settings, data.info, data.train, streams, held)
-    return Trainer(model, data, settings, streams, Path(os.devnull), ranks)
+def trainer_of(args: argparse.Namespace, embedding: str, ranks: Ranks = ALONE) -> Trainer:
+    flags = ["--embedding-type", embedding, "--num-blocks", str(args.num_blocks)]
+    return make_trainer(args.steps * BATCH, *flags, ranks=ranks)
 
 
 def loopback_bytes() -> int:
