@@ -1,7 +1,8 @@
 """ReLU followed by element-wise dropout whose mask comes from a given generator, as one operation that costs little.
 
-Sixteen random bits decide about one element, so four elements share one 64-bit draw; the probability of a drop
-is p rounded to a multiple of 2^-16. torch's own dropout cannot be given a generator.
+Eight random bits decide about one element, so eight elements share one 64-bit draw. They are compared with 256 p,
+rounded up or down for a whole image, at random such that an element is dropped with probability p, not a multiple of
+1/256. torch's own dropout cannot be given a generator.
 """
 
 import torch
@@ -44,8 +45,9 @@ def _keep_mask(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor
     Comparing floats in place is several times faster on a CPU than making booleans of integers and floats of them.
     """
     batch, channels, height, width = x.shape
-    count = x.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64, device=x.device)
-    bits = bits.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
-    mask = bits.float().ge_(round(p * 2**16) - 2**15)
+    count = channels * height * width
+    level = (torch.rand(batch, 1, generator=generator, device=x.device) + 256 * p).floor_()  # its mean is 256 p
+    words = torch.empty(batch, (count + 7) // 8, dtype=torch.int64, device=x.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int8)[:, :count]
+    mask = bits.float().ge_(level - 128)
     return mask.view(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W)

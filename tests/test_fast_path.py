@@ -30,11 +30,12 @@ def generators():
 
 
 def plain_dropout(h, generator):
-    """h (B, C, H, W), NCHW: booleans from 16 random bits each, drawn in the order (B, H, W, C)."""
+    """h (B, C, H, W), NCHW: booleans from 8 random bits each, drawn in the order (B, H, W, C)."""
     batch, channels, height, width = h.shape
-    words = torch.empty((h.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    bits = words.view(torch.int16)[: h.numel()].view(batch, height, width, channels).permute(0, 3, 1, 2)
-    return torch.where(bits.int() + 2**15 < round(0.2 * 2**16), 0.0, h / 0.8)
+    level = (torch.rand(batch, 1, 1, 1, generator=generator) + 0.2 * 256).floor()
+    words = torch.empty(batch, h[0].numel() // 8, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    bits = words.view(torch.int8).view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return torch.where(bits.int() + 128 < level, 0.0, h / 0.8)
 
 
 def plain_block(block, z, x, W_embed, drop):
