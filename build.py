@@ -8,30 +8,37 @@ from torch import Tensor, nn
 
 from data import DataInfo, Split
 from errors import UserError
+from models.adjoint import AdjointNet
+from models.backprop import BackpropNet
+from models.classifier import Classifier
 from models.embeddings import initial_embedding, one_hot_embedding, prototype_indices
+from models.NoProp_CT import NoPropNetCT
 from models.NoProp_DT import NoPropNetDT
+from models.NoProp_FM import NoPropNetFM
 from models.schedules import make_alpha_bar
 from options import learns_embedding
 from parts import select_blocks
 from streams import Streams
 
 
-def build_model(args: Namespace, info: DataInfo, W_embed: Tensor, blocks: Iterable[int] | None = None) -> NoPropNetDT:
-    """The network of the settings around W_embed (m, d) with these blocks (default: all), on the CPU, channels_last."""
-    alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
+def build_model(args: Namespace, info: DataInfo, W_embed: Tensor, blocks: Iterable[int] | None = None) -> Classifier:
+    """The network of the settings around W_embed (m, d), on the CPU, channels_last. blocks: see NoPropNetDT."""
+    common = {"learn_embedding": learns_embedding(args), "prototype": args.embedding_type == "prototype"}
+    posterior = {"class_probability": args.class_probability, "sigma": args.posterior_sigma}
+    shape = info.image_shape
     try:
-        model = NoPropNetDT(
-            info.image_shape,
-            W_embed,
-            alpha_bar,
-            learn_embedding=learns_embedding(args),
-            learn_theta_out=not args.embedding_from,
-            blocks=blocks,
-            prototype=args.embedding_type == "prototype",
-            eta=args.eta,
-            class_probability=args.class_probability,
-            sigma=args.posterior_sigma,
-        )
+        if args.method == "dt":
+            alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
+            frozen = {"learn_theta_out": not args.embedding_from}
+            model = NoPropNetDT(shape, W_embed, alpha_bar, blocks=blocks, eta=args.eta, **common, **posterior, **frozen)
+        elif args.method == "ct":
+            model = NoPropNetCT(shape, W_embed, eta=args.eta, stratified=args.stratified_time, **common, **posterior)
+        elif args.method == "fm":
+            model = NoPropNetFM(shape, W_embed, sigma=args.flow_sigma, stratified=args.stratified_time, **common)
+        elif args.method == "backprop":
+            model = BackpropNet(shape, W_embed, args.num_blocks, **common, **posterior)
+        else:
+            model = AdjointNet(shape, W_embed, args.steps[-1], **common)
     except ValueError as error:
         raise UserError(str(error)) from error
     return model.to(memory_format=torch.channels_last)
@@ -44,7 +51,7 @@ def new_model(
     streams: Streams,
     blocks: Iterable[int] | None = None,
     source: dict | None = None,
-) -> NoPropNetDT:
+) -> Classifier:
     """A model with the initial weights of its streams: those of block t depend on (seed, t) alone.
 
     source: the checkpoint of --embedding-from. Raises UserError where it is of other classes or images.
@@ -54,9 +61,9 @@ def new_model(
         model.load_state_dict(select_blocks(source["model"], ()) | {"alpha_bar": model.alpha_bar}, strict=False)
     else:
         model = build_model(args, info, starting_embedding(args, info, train, streams), blocks)
-    for t in model.held:
-        with streams.seeded("init", t):
-            _reset(model.block(t))
+    for index, network in model.networks.items():
+        with streams.seeded("init", index):
+            _reset(network)
     return model
 
 
@@ -70,11 +77,11 @@ def _embedding_from(args: Namespace, info: DataInfo, source: dict) -> Tensor:
 
 def model_from_checkpoint(
     args: Namespace, info: DataInfo, state: dict[str, Tensor], blocks: Iterable[int] | None = None
-) -> NoPropNetDT:
+) -> Classifier:
     """The model of a checkpoint's settings with its weights. Raises UserError where they do not fit."""
     try:
         model = build_model(args, info, torch.zeros_like(state["W_embed"]), blocks)
-        model.load_state_dict(select_blocks(state, model.held))
+        model.load_state_dict(state if blocks is None else select_blocks(state, blocks))
     except (KeyError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"the weights in {args.checkpoint} do not fit its own settings: the file is damaged, take another one"

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import torch
 
 from errors import UserError
-from parts import blocks_in
+from parts import is_whole
 
 __version__ = "0.1.0"
 
@@ -52,8 +52,8 @@ def save_checkpoint(path: Path, content: dict) -> None:
 def save_run(run: Path, content: dict, save_every: int = 0) -> None:
     """The files of an epoch from Trainer.state_dict(). last.pt first: all others can be made again from it."""
     save_checkpoint(run / "last.pt", content)
-    epoch, whole = content["epoch"], len(blocks_in(content)) == content["config"]["num_blocks"]
-    if content["best"]["epoch"] == epoch and whole:
+    epoch = content["epoch"]
+    if content["best"]["epoch"] == epoch and is_whole(content):
         save_checkpoint(run / "best_model.pt", {name: content[name] for name in MODEL_KEYS})
     if save_every and epoch % save_every == 0:
         save_checkpoint(run / f"checkpoint_epoch_{epoch}.pt", content)

@@ -2,15 +2,34 @@
 
 import argparse
 import math
+from collections.abc import Callable
 
 from data import DATASETS
 from errors import UserError
-from evaluate import READOUTS
+from models.NoProp_CT import SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
+from models.solvers import SOLVERS
 from parts import parse_blocks
+from readout import READOUTS
 
-EPOCHS = {"mnist": 100, "fashion-mnist": 100, "cifar10": 150, "cifar100": 150, "folder": 150, "digits": 14}
+METHODS = {
+    "dt": "NoProp in discrete time",
+    "ct": "NoProp in continuous time",
+    "fm": "NoProp as flow matching",
+    "backprop": "the blocks of dt trained end to end",
+    "adjoint": "a neural ODE",
+}
+# Table 3 of the paper; digits and folder are ours.
+EPOCHS = {
+    "mnist": {"dt": 100, "ct": 100, "fm": 100, "backprop": 100, "adjoint": 2},
+    "fashion-mnist": {"dt": 100, "ct": 100, "fm": 100, "backprop": 100, "adjoint": 2},
+    "cifar10": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
+    "cifar100": {"dt": 150, "ct": 1000, "fm": 1000, "backprop": 150, "adjoint": 4},
+    "folder": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
+    "digits": {"dt": 14, "ct": 40, "fm": 40, "backprop": 14, "adjoint": 4},
+}
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
+ETA = {"dt": 0.1, "ct": 1.0}
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,6 +88,27 @@ COUNT, POSITIVE = _number(int, 0), _number(int, 1)
 RATE, WEIGHT = _number(float, 0, open_low=True), _number(float, 0)
 
 
+def _one_of(names: tuple[str, ...]):
+    def convert(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+        return text
+
+    return convert
+
+
+def _list_of(convert: Callable[[str], object]):
+    """An argparse type: values between commas, each once."""
+    return lambda text: list(dict.fromkeys(convert(piece) for piece in text.split(",")))
+
+
+def _by_number(epochs: dict[str, int]) -> str:
+    """{"dt": 150, "ct": 500, "fm": 500} -> '150 (ct, fm 500)': those that differ from the first in brackets."""
+    first = next(iter(epochs.values()))
+    others = {n: [m for m in epochs if epochs[m] == n] for n in epochs.values() if n != first}
+    return f"{first} ({'; '.join(f'{chr(44).join(m)} {n}' for n, m in others.items())})"
+
+
 def make_parser() -> Parser:
     """All flags, in the order of --help."""
     parser = Parser(
@@ -119,8 +159,9 @@ def _data_flags(parser: Parser) -> None:
 
 def _model_flags(parser: Parser) -> None:
     flag = parser.group("model")
-    flag("--method", "dt", "what is trained: dt is NoProp in discrete time", choices=("dt",))
-    flag("--num-blocks", 10, "blocks T", type=POSITIVE, metavar="T")
+    described = ", ".join(f"{name} {text}" for name, text in METHODS.items())
+    flag("--method", "dt", f"what is trained: {described}", choices=tuple(METHODS))
+    flag("--num-blocks", 10, "blocks T of dt and backprop", type=POSITIVE, metavar="T")
     flag(
         "--embedding-type",
         "learned",
@@ -149,16 +190,31 @@ def _model_flags(parser: Parser) -> None:
         choices=("softmax", "posterior"),
     )
     flag("--posterior-sigma", 1.0, "sigma of the posterior, in units of the embedding", type=RATE, metavar="S")
-    flag("--schedule", "cosine", "noise schedule alpha_bar", choices=tuple(SCHEDULES))
+    flag("--schedule", "cosine", "noise schedule alpha_bar of dt", choices=tuple(SCHEDULES))
     flag(
         "--alpha-bar-clip",
         ALPHA_BAR_CLIP,
-        "range into which alpha_bar is clipped",
+        "range into which alpha_bar of dt is clipped",
         nargs=2,
         type=_number(float, 0, 1, open_low=True),
         metavar=("LOW", "HIGH"),
     )
-    flag("--eta", 0.1, "weight of the denoising term of the loss", type=RATE, metavar="ETA")
+    flag(
+        "--eta",
+        None,
+        "weight of the denoising term of the loss of dt and ct",
+        shown=", ".join(f"{name} {eta}" for name, eta in ETA.items()),
+        type=RATE,
+        metavar="ETA",
+    )
+    flag(
+        "--flow-sigma",
+        0.1,
+        "deviation of z_t of fm around the line from noise to embedding, in units of the embedding",
+        type=RATE,
+        metavar="S",
+    )
+    flag("--stratified-time", False, "spread t of ct and fm evenly over every batch", action="store_true")
 
 
 def _training_flags(parser: Parser) -> None:
@@ -182,13 +238,13 @@ def _training_flags(parser: Parser) -> None:
         "--epochs",
         None,
         "passes over the training images",
-        shown=", ".join(f"{n} {name}" for name, n in EPOCHS.items()),
+        shown="; ".join(f"{name} {_by_number(methods)}" for name, methods in EPOCHS.items()),
         type=POSITIVE,
         metavar="N",
     )
     flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2), metavar="N")
-    flag("--lr", 0.001, "learning rate of every AdamW", type=RATE, metavar="RATE")
-    flag("--weight-decay", 0.001, "weight decay of every AdamW", type=WEIGHT, metavar="RATE")
+    flag("--lr", 0.001, "learning rate of every AdamW (ct, fm: Adam)", type=RATE, metavar="RATE")
+    flag("--weight-decay", 0.001, "weight decay of every AdamW (ct, fm: Adam)", type=WEIGHT, metavar="RATE")
     flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
     flag(
         "--lr-scheduler-patience",
@@ -221,7 +277,7 @@ def _inference_flags(parser: Parser) -> None:
     flag(
         "--inference",
         "stochastic",
-        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        "of dt; stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
         choices=("stochastic", "deterministic"),
     )
     flag(
@@ -233,6 +289,29 @@ def _inference_flags(parser: Parser) -> None:
         shown="5; deterministic: 1",
     )
     flag(
+        "--steps",
+        [1000],
+        "steps of inference of ct and fm, of training too of adjoint; of a list such as 5,10,50 every number is "
+        "tested, and the last one is the result",
+        type=_list_of(POSITIVE),
+        metavar="N,...",
+    )
+    flag(
+        "--sampler",
+        ["ancestral"],
+        "inference of ct: eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
+        type=_list_of(_one_of(SAMPLERS)),
+        metavar="NAME,...",
+    )
+    flag(
+        "--solver",
+        ["euler"],
+        f"how the ODE of fm, and of ct with --sampler ode, is solved: {', '.join(SOLVERS)}, or a list; dopri5 takes "
+        "as many steps as its tolerance needs",
+        type=_list_of(_one_of(SOLVERS)),
+        metavar="NAME,...",
+    )
+    flag(
         "--readout",
         None,
         "sample: every run counts by itself; vote: the most frequent class of the runs; "
@@ -240,7 +319,7 @@ def _inference_flags(parser: Parser) -> None:
         shown="sample; with --predict: mean",
         choices=READOUTS,
     )
-    flag("--steps-report", False, "print the accuracy after every block", action="store_true")
+    flag("--steps-report", False, "print the accuracy after every block, or along the way", action="store_true")
 
 
 def _place_flags(parser: Parser) -> None:

@@ -20,17 +20,19 @@ from build import model_from_checkpoint, new_model
 from checkpoint import load_checkpoint, open_run_folder, save_run, set_aside_earlier_run, write_json
 from data import DataInfo, Split, load_raw, training_data
 from distributed import Ranks
+from epochs import Training
 from errors import UserError
-from evaluate import Evaluator, inference_generators, read_out
+from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
-from models.NoProp_DT import NoPropNetDT
+from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
 from parts import check_parts, format_blocks, join_parts, require_whole
+from readout import read_out
 from report import describe_run, print_accuracies, test_model, versions
 from resources import reuse_freed_memory
 from streams import Streams
-from train import Trainer
+from train import Trainer, WholeTrainer
 from visualize import draw_run
 
 DEFAULT_RUN = "checkpoints_run"
@@ -112,7 +114,7 @@ def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
     print_accuracies(args, result)
 
 
-def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Split | None]:
+def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, Split | None]:
     """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained."""
     args, checkpoint, source = training_settings(args, given, ranks)
     device = pick_device(args, ranks.local_rank)
@@ -129,7 +131,7 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Sp
         test = None if args.blocks else load_test(args, data.info)
     if ranks.first:
         open_run_folder(run)
-    held = ranks.deal(args.blocks or range(1, args.num_blocks + 1))
+    held = ranks.deal(args.blocks or range(1, args.num_blocks + 1)) if args.method == "dt" else None
     if checkpoint:
         model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
     else:
@@ -140,7 +142,8 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Trainer, Sp
         model.to(device)
     if args.compile:
         compile_blocks(model)
-    trainer = Trainer(model, data, args, streams, run, ranks)
+    kind = Trainer if args.method == "dt" else WholeTrainer
+    trainer = kind(model, data, args, streams, run, ranks)
     if checkpoint:
         trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
@@ -177,7 +180,7 @@ def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:
     return checkpoint
 
 
-def announce(trainer: Trainer, test: Split | None, checkpoint: dict | None) -> None:
+def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> None:
     """Tell what is going to be trained, and write config.json; an earlier run in the folder is set aside."""
     args, data, run, ranks = trainer.args, trainer.data, trainer.run, trainer.ranks
     if not ranks.first:
@@ -193,7 +196,7 @@ def announce(trainer: Trainer, test: Split | None, checkpoint: dict | None) -> N
 
 
 @contextmanager
-def resumable(trainer: Trainer):
+def resumable(trainer: Training):
     """Whoever stops the training is told how to go on."""
     try:
         yield
@@ -246,10 +249,10 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     images = match_channels(decode_images(files, (height, width)), channels)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device).eval()
 
-    streams, stochastic = Streams(args.seed, device), args.inference == "stochastic"
+    streams, how = Streams(args.seed, device), inference_settings(args)[-1]
     for name, image in zip(files, images.to(device), strict=True):
         generators = inference_generators(streams, "predict", args.eval_runs)  # the same noise for every file
-        probabilities = model.predict(info.normalise(image[None]), generators, stochastic)  # (R, 1, m)
+        probabilities = model.predict(info.normalise(image[None]), generators, **how)  # (R, 1, m)
         if args.readout == "sample":
             probabilities = probabilities[:1]
         y = read_out(probabilities, args.readout).item()
@@ -324,9 +327,9 @@ def require_classes(found: list[str], expected: list[str], part: str) -> None:
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
 
 
-def compile_blocks(model: NoPropNetDT) -> None:
-    for block in model.blocks.values():
-        for part in (block.image_path, block.label_path, block.fuse):
+def compile_blocks(model: Classifier) -> None:
+    for network in model.networks.values():
+        for part in network.children():
             part.compile()
 
 

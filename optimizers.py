@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
 
 PLATEAU_FACTOR = 0.5
@@ -18,6 +18,7 @@ class Updater:
 
     Args:
         plateau_patience: epochs without a better validation accuracy before the rate is halved; 0 is never.
+        adam_w: AdamW, else Adam.
     """
 
     def __init__(
@@ -27,8 +28,11 @@ class Updater:
         weight_decay: float,
         warmup_steps: int = 0,
         plateau_patience: int = 0,
+        adam_w: bool = True,
     ):
-        self.optimizer = AdamW([{"params": list(parameters)}], lr=lr, weight_decay=weight_decay, fused=True)
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        kind = AdamW if adam_w else Adam
+        self.optimizer = kind([{"params": learned}], lr=lr, weight_decay=weight_decay, fused=True)
         self.warmup = self.plateau = None
         if plateau_patience:
             self.plateau = ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience)

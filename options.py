@@ -6,8 +6,24 @@ A flag that makes no sense beside the others is an error, never ignored.
 from argparse import Namespace
 
 from errors import UserError
-from flags import BATCH_SIZE, EPOCHS, make_parser, show
+from flags import BATCH_SIZE, EPOCHS, ETA, make_parser, show
+from models.schedules import ALPHA_BAR_CLIP
 from parts import format_blocks
+
+# Flags that only some methods know.
+METHOD_FLAGS = {
+    "num_blocks": ("dt", "backprop"),
+    "eta": ("dt", "ct"),
+    "class_probability": ("dt", "ct", "backprop"),
+    "posterior_sigma": ("dt", "ct", "backprop"),
+    "flow_sigma": ("fm",),
+    "stratified_time": ("ct", "fm"),
+    "steps": ("ct", "fm", "adjoint"),
+    "sampler": ("ct",),
+    "solver": ("ct", "fm"),
+}
+METHOD_FLAGS |= dict.fromkeys(("schedule", "alpha_bar_clip", "block_order", "blocks", "embedding_from"), ("dt",))
+METHOD_FLAGS |= dict.fromkeys(("inference", "offload_blocks"), ("dt",))
 
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
 
@@ -15,8 +31,9 @@ EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "clas
 PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
 THIS_CALL = {"checkpoint", "checkpoint_dir", "device", "no_cuda", "evaluate", "predict", "steps_report", "merge"}
 RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks"}
-EVALUATE_FLAGS = PLACE_FLAGS | {"evaluate", "eval_runs", "readout", "inference", "steps_report", "seed"}
-PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | {"predict", "eval_runs", "readout", "inference", "seed"}
+INFERENCE_FLAGS = {"eval_runs", "readout", "inference", "steps", "sampler", "solver", "seed"}
+EVALUATE_FLAGS = PLACE_FLAGS | INFERENCE_FLAGS | {"evaluate", "steps_report"}
+PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | INFERENCE_FLAGS | {"predict"}
 
 
 def parse_flags(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
@@ -31,7 +48,7 @@ def parse_flags(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
 def settle(args: Namespace, given: set[str]) -> None:
     """Fill in the defaults that depend on other flags. Raises UserError for flags that do not go together."""
     if args.epochs is None:
-        args.epochs = EPOCHS[args.dataset]
+        args.epochs = EPOCHS[args.dataset][args.method]
     if args.batch_size is None:
         args.batch_size = BATCH_SIZE[args.dataset]
     if args.embedding_init is None:
@@ -40,8 +57,14 @@ def settle(args: Namespace, given: set[str]) -> None:
         args.eval_runs = 1 if args.inference == "deterministic" else 5
     if args.readout is None:
         args.readout = "mean" if args.predict else "sample"
-    args.alpha_bar_clip = list(args.alpha_bar_clip)
+    if args.eta is None:
+        args.eta = ETA.get(args.method)
     _check_together(args, given)
+    for name, methods in METHOD_FLAGS.items():
+        if args.method not in methods:
+            setattr(args, name, None)
+    if args.alpha_bar_clip:
+        args.alpha_bar_clip = list(args.alpha_bar_clip)
 
 
 def learns_embedding(args: Namespace) -> bool:
@@ -65,6 +88,10 @@ def check_ranks(args: Namespace, size: int) -> None:
     """Raises UserError for what `size` processes of torchrun cannot do."""
     if size == 1:
         return
+    if args.method != "dt":
+        raise UserError(
+            f"torchrun deals out blocks that learn alone, and --method {args.method} has none: start it with python"
+        )
     if args.evaluate or args.predict or args.merge:
         raise UserError("torchrun is for training: call python main.py to evaluate, predict or merge")
     if ":" in args.device:
@@ -94,11 +121,16 @@ def _check_modes(args: Namespace, given: set[str]) -> None:
 
 
 def _check_together(args: Namespace, given: set[str]) -> None:
-    low, high = args.alpha_bar_clip
+    for name in sorted(given & METHOD_FLAGS.keys()):
+        if args.method not in METHOD_FLAGS[name] and getattr(args, name) is not None:
+            raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}")
+    low, high = args.alpha_bar_clip or ALPHA_BAR_CLIP
     prototype = args.embedding_type == "prototype"
     image_start = args.embedding_init == "prototype"
     no_validation = args.val_fraction == 0
     needs_validation = "needs validation images: raise --val-fraction"
+    solver_only = args.method == "fm" or args.sampler == ["ode"]
+    no_steps = solver_only and args.solver == ["dopri5"]
     same_runs = args.inference == "deterministic" and args.eval_runs > 1
     part = bool(args.blocks)
     chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
@@ -126,6 +158,9 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", args.offload_blocks and args.compile, "does not go with --compile: leave one of them out"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
+        ("solver", args.sampler == ["ancestral"] and args.method == "ct", "belongs to --sampler ode"),
+        ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
+        ("steps", args.method == "adjoint" and len(args.steps) > 1, "trains with one number of steps: give one"),
     ]
     for name, wrong, why in rules:
         if name in given and wrong:

@@ -50,10 +50,16 @@ def blocks_in(checkpoint: dict) -> list[int]:
     return sorted({block_of(name) for name in checkpoint["model"]} - {None})
 
 
+def is_whole(checkpoint: dict) -> bool:
+    """Whether it is no part of a model."""
+    config = checkpoint["config"]
+    return not config.get("blocks") or len(blocks_in(checkpoint)) == config["num_blocks"]
+
+
 def require_whole(path: str, checkpoint: dict) -> None:
     """Raises UserError for a checkpoint that holds some of the blocks only."""
-    held, T = blocks_in(checkpoint), checkpoint["config"]["num_blocks"]
-    if checkpoint["config"].get("blocks") and len(held) < T:
+    if not is_whole(checkpoint):
+        held, T = blocks_in(checkpoint), checkpoint["config"]["num_blocks"]
         raise UserError(f"{path} holds blocks {format_blocks(held)} of 1-{T} only: join the parts with --merge first")
 
 

@@ -11,27 +11,43 @@ import torch
 from checkpoint import __version__, write_json
 from data import DataInfo, Split
 from distributed import Ranks
-from evaluate import READOUTS, Evaluation, Evaluator
-from models.NoProp_DT import NoPropNetDT
+from evaluate import Evaluation, Evaluator
+from models.classifier import Classifier
 from parts import format_blocks
+from readout import READOUTS
 from resources import peak_memory
 
+TITLES = {
+    "dt": "NoProp-DT",
+    "ct": "NoProp-CT",
+    "fm": "NoProp-FM",
+    "backprop": "back-propagation",
+    "adjoint": "neural ODE (adjoint)",
+}
 
-def describe_run(args: Namespace, info: DataInfo, model: NoPropNetDT, sizes: dict[str, int], ranks: Ranks) -> str:
+
+def describe_run(args: Namespace, info: DataInfo, model: Classifier, sizes: dict[str, int], ranks: Ranks) -> str:
     """Two lines; sizes: the numbers of images by part."""
+    spread = f"{ranks.size} ranks of " if ranks.size > 1 else ""
     shape = "x".join(map(str, info.image_shape))
     images = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    return (
+        f"{args.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
+        f"{_describe_model(args, model)}, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
+    )
+
+
+def _describe_model(args: Namespace, model: Classifier) -> str:
+    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
+    embedding = f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}"
+    title = TITLES[args.method]
+    if args.num_blocks is None:
+        return f"{title}: a network of {count_parameters(model) / 1e6:.2f} M parameters, {embedding}"
     trained = f"{args.num_blocks} blocks"
     if args.blocks:
         trained = f"{len(args.blocks)} of {trained} ({format_blocks(args.blocks)})"
-    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
-    spread = f"{ranks.size} ranks of " if ranks.size > 1 else ""
-    return (
-        f"{args.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
-        f"NoProp-DT: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, "
-        f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}, {args.schedule} schedule, "
-        f"{args.block_order} order, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
-    )
+    description = f"{title}: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, {embedding}"
+    return f"{description}, {args.schedule} schedule, {args.block_order} order" if args.method == "dt" else description
 
 
 def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> Evaluation:
@@ -39,21 +55,45 @@ def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> E
 
     trained: epoch, val_accuracy and train_seconds of the model's weights.
     """
-    ranks = evaluator.ranks
+    ranks, args = evaluator.ranks, evaluator.args
     test = test.to(evaluator.streams.device)
-    start = time.perf_counter()
-    result = evaluator.evaluate(test, "inference")
-    seconds = {"training": trained["train_seconds"], "evaluation": time.perf_counter() - start}
+    by_way = []
+    for way in evaluator.ways:
+        start = time.perf_counter()
+        result = evaluator.evaluate(test, "inference", way)
+        mean, sem = result.accuracy()
+        seconds = time.perf_counter() - start
+        by_way.append({**_settings_of(way), "accuracy_mean": mean, "accuracy_sem": sem, "seconds": seconds})
+    seconds = {"training": trained["train_seconds"], "evaluation": seconds}
     evaluator.write_examples(run, result, test, "test", trained["epoch"])
     trained = {"epoch": trained["epoch"], "val_accuracy": trained["val_accuracy"], "seconds": seconds}
     if ranks.first:
-        spread = {"ranks": ranks.size, "all_reduced_bytes": ranks.bytes_reduced}  # by each rank since it started
-        content = results_of(evaluator.args, evaluator.model, result) | trained | {"test_images": len(test)} | spread
-        write_json(run / "results.json", content)
+        extra = {"test_images": len(test), "by_inference": by_way, "ranks": ranks.size}
+        extra["all_reduced_bytes"] = ranks.bytes_reduced  # by each rank since it started
+        write_json(run / "results.json", results_of(args, evaluator.model, result) | trained | extra)
+        if len(by_way) > 1:
+            for row in by_way:
+                accuracy = f"{row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %"
+                print(f"{describe_way(row)}: {accuracy}, {row['seconds']:.1f} s")
     return result
 
 
-def results_of(args: Namespace, model: NoPropNetDT, result: Evaluation) -> dict:
+def _settings_of(way: dict) -> dict:
+    return {name: value for name, value in way.items() if name != "relay" and not (name == "steps" and adaptive(way))}
+
+
+def adaptive(way: dict) -> bool:
+    """Whether the solver chooses its own steps."""
+    return way.get("solver") == "dopri5"
+
+
+def describe_way(way: dict) -> str:
+    """A way of inference in words: 'ode euler, 50 steps'."""
+    names = [way[name] for name in ("sampler", "solver") if name in way]
+    return ", ".join([" ".join(names), *([f"{way['steps']} steps"] if "steps" in way else [])]).strip(", ")
+
+
+def results_of(args: Namespace, model: Classifier, result: Evaluation) -> dict:
     """The part of results.json that follows from the model and its evaluation."""
     mean, sem = result.accuracy()
     by_readout = {name: dict(zip(("mean", "sem"), result.accuracy(name), strict=True)) for name in READOUTS}
@@ -67,10 +107,15 @@ def results_of(args: Namespace, model: NoPropNetDT, result: Evaluation) -> dict:
         "inference": args.inference,
         "accuracy_by_readout": by_readout,
         "per_run": result.per_run,
+        "accuracy_by_runs": result.by_runs,
+        "calibration": {
+            name: {"nll": part.nll, "ece": part.ece, "bins": part.bins.tolist()}
+            for name, part in result.calibration.items()
+        },
+        "per_step_times": result.times,
         "per_step_accuracy": result.per_step_accuracy,
         "per_step_accuracy_u_hat": result.per_step_u_hat,
-        "parameters": count_parameters(model) + parameters_per_block(model) * (model.num_blocks - len(model.held)),
-        "parameters_per_block": parameters_per_block(model),
+        **parameters_of(args, model),
         **peak_memory(device),
         "versions": versions(device),
     }
@@ -79,9 +124,7 @@ def results_of(args: Namespace, model: NoPropNetDT, result: Evaluation) -> dict:
 def print_accuracies(args: Namespace, result: Evaluation) -> None:
     """Accuracy by step if asked for, by readout, and the last line of the program."""
     if args.steps_report:
-        print("after block   class of z_t   class of the block's u_hat")
-        for t, accuracies in enumerate(zip(result.per_step_accuracy, result.per_step_u_hat, strict=True), 1):
-            print(f"{t:11d}   {accuracies[0]:10.2f} %   {accuracies[1]:10.2f} %")
+        _print_steps(args, result)
     for name in READOUTS:
         mean, sem = result.accuracy(name)
         print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
@@ -89,12 +132,30 @@ def print_accuracies(args: Namespace, result: Evaluation) -> None:
     print(f"test accuracy: {mean:.2f} +- {sem:.2f} % ({len(result.per_run)} runs)")
 
 
+def _print_steps(args: Namespace, result: Evaluation) -> None:
+    where = "after block" if args.num_blocks else "at time"
+    print(f"{where:11}   class of z_t" + ("   class of the block's u_hat" if result.per_step_u_hat else ""))
+    for step, (t, accuracy) in enumerate(zip(result.times, result.per_step_accuracy, strict=True)):
+        u_hat = f"   {result.per_step_u_hat[step]:10.2f} %" if result.per_step_u_hat else ""
+        print(f"{t:11{'d' if args.num_blocks else '.3f'}}   {accuracy:10.2f} %{u_hat}")
+
+
+def parameters_of(args: Namespace, model: Classifier) -> dict:
+    """Of the whole model, of which this process may hold some blocks only."""
+    parameters = count_parameters(model)
+    if args.num_blocks is None:
+        return {"parameters": parameters}
+    per_block = parameters_per_block(model)
+    elsewhere = args.num_blocks - len(model.networks)
+    return {"parameters": parameters + per_block * elsewhere, "parameters_per_block": per_block}
+
+
 def count_parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def parameters_per_block(model: NoPropNetDT) -> int:
-    return count_parameters(model.block(model.held[0]))
+def parameters_per_block(model: Classifier) -> int:
+    return count_parameters(next(iter(model.networks.values())))
 
 
 def versions(device: torch.device) -> dict:

@@ -31,10 +31,10 @@ class VectorPath(nn.Module):
 class PrototypePath(nn.Module):
     """Label path for an embedding that is an image: z (B, C*H*W) -> (B, 256), as the image path."""
 
-    def __init__(self, image_shape: tuple[int, int, int]):
+    def __init__(self, image_shape: tuple[int, int, int], norm: bool = True):
         super().__init__()
         self.image_shape = image_shape
-        self.path = ImagePath(image_shape)
+        self.path = ImagePath(image_shape, norm=norm)
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         image = z.unflatten(1, self.image_shape)  # (B, C, H, W)

@@ -5,26 +5,18 @@ two blocks: gradients stay inside a block, there is no back-propagation between 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.class_probability import class_log_prob
+from models.classifier import Classifier
+from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
 from models.NoPropBlock import NoPropBlock
 from models.schedules import snr, step_coefficients
 
 
-class BlockLoss(NamedTuple):
-    """The three terms of eq. 8 for one block, each a scalar averaged over the batch; the loss is their sum."""
-
-    class_nll: Tensor
-    kl: Tensor
-    denoise: Tensor
-
-
-class NoPropNetDT(nn.Module):
+class NoPropNetDT(Classifier):
     """T blocks, the class embeddings W_embed, the linear classifier theta_out and the schedule alpha_bar.
 
     Args:
@@ -37,6 +29,8 @@ class NoPropNetDT(nn.Module):
         class_probability, sigma: see class_log_prob.
         prototype: embeddings are images.
     """
+
+    loss_terms = DiffusionLoss._fields
 
     def __init__(
         self,
@@ -52,21 +46,11 @@ class NoPropNetDT(nn.Module):
         class_probability: str = "softmax",
         sigma: float = 1.0,
     ):
-        super().__init__()
+        super().__init__(W_embed, learn_embedding, class_probability, sigma, learn_theta_out)
         self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
-        num_classes, embedding_dim = W_embed.shape
         self.eta = eta
-        self.class_probability = class_probability
-        self.sigma = sigma
         self.register_buffer("alpha_bar", alpha_bar.double())
-        if learn_embedding:
-            self.W_embed = nn.Parameter(W_embed.clone())
-        else:
-            self.register_buffer("W_embed", W_embed.clone())
-        self.theta_out = nn.Linear(embedding_dim, num_classes)
-        for parameter in self.theta_out.parameters():
-            nn.init.zeros_(parameter)  # favours no class, so that its few steps per epoch soon tell them apart
-            parameter.requires_grad_(learn_theta_out)
+        num_classes, embedding_dim = W_embed.shape
         self.held = list(range(1, len(alpha_bar)) if blocks is None else blocks)
         self.blocks = nn.ModuleDict(  # by names, so that block t is blocks.{t-1} whichever others are held
             {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for t in self.held}
@@ -78,9 +62,11 @@ class NoPropNetDT(nn.Module):
         return len(self.alpha_bar) - 1
 
     @property
-    def embedding_dim(self) -> int:
-        """d."""
-        return self.W_embed.shape[1]
+    def networks(self) -> dict[int, nn.Module]:
+        return {t: self.block(t) for t in self.held}
+
+    def times(self, **how) -> list[float]:
+        return list(range(1, self.num_blocks + 1))
 
     def block(self, t: int) -> NoPropBlock:
         """Block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
@@ -100,22 +86,11 @@ class NoPropNetDT(nn.Module):
 
     def q_sample(self, t: int, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z_t ~ q(z_t | y) = N(sqrt(alpha_bar_t) u_y, (1 - alpha_bar_t) I); u_y and z_t (B, d)."""
-        eps = torch.empty_like(u_y).normal_(generator=generator)
-        return self.alpha_bar[t].sqrt() * u_y + (1 - self.alpha_bar[t]).sqrt() * eps
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
-        return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.sigma)
-
-    def kl(self, u_y: Tensor) -> Tensor:
-        """KL(q(z_0 | y) || N(0, I)), mean over the batch; u_y (B, d)."""
-        d, alpha_bar_0 = u_y.shape[1], self.alpha_bar[0]
-        square = u_y.square().sum(dim=1)
-        return (alpha_bar_0 * square - d * alpha_bar_0 - d * torch.log1p(-alpha_bar_0)).mean() / 2
+        return q_sample(self.alpha_bar[t], u_y, generator)
 
     def loss(
         self, t: int, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
-    ) -> BlockLoss:
+    ) -> DiffusionLoss:
         """The loss L_t of block t (eq. 8 and 61), its three terms apart.
 
         x (B, C, H, W), y (B,) int64; generators for the noise of z and for the dropout masks.
@@ -126,7 +101,7 @@ class NoPropNetDT(nn.Module):
         snr_gain = snr(self.alpha_bar[t]) - snr(self.alpha_bar[t - 1])
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
         denoise = self.num_blocks / 2 * self.eta * snr_gain * square.mean()
-        return BlockLoss(class_nll, self.kl(u_y), denoise)
+        return DiffusionLoss(class_nll, kl_to_noise(self.alpha_bar[0], u_y), denoise)
 
     def class_loss(self, t: int, y: Tensor, noise: torch.Generator | None = None) -> Tensor:
         """The first term of L_t alone, from the same draws as in `loss`.
@@ -161,12 +136,7 @@ class NoPropNetDT(nn.Module):
         process for t = 1..T and fills in the weights that the holder of block t gave.
         """
         runs, batch, d, m = len(generators), len(x), *self.W_embed.shape[::-1]
-
-        def noise() -> Tensor:
-            draws = [torch.randn(batch, d, generator=g, device=x.device) for g in generators]
-            return torch.stack(draws)  # (R, B, d)
-
-        z = noise() if stochastic else torch.zeros(runs, batch, d, device=x.device)
+        z = self.noise(generators, batch) if stochastic else torch.zeros(runs, batch, d, device=x.device)
         yield z, torch.full((runs, batch, m), 1 / m, device=x.device)
         features = {t: self.block(t).features(x) for t in self.held}  # (B, 256) each, once for all runs
         for t in range(1, self.num_blocks + 1):
@@ -177,14 +147,5 @@ class NoPropNetDT(nn.Module):
             if relay is not None:
                 relay(t, weights)
             u_hat = (weights @ self.W_embed).view(runs, batch, d)
-            z = self.step(t, z, u_hat, noise() if stochastic else None)
+            z = self.step(t, z, u_hat, self.noise(generators, batch) if stochastic else None)
             yield z, weights.view(runs, batch, m)
-
-    @torch.no_grad()
-    def predict(
-        self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), stochastic: bool = True
-    ) -> Tensor:
-        """p(y | z_T) of R inference runs from images only: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
-        for z, _ in self.denoise(x, generators, stochastic):
-            z_T = z
-        return self.log_prob(z_T).exp()

@@ -9,16 +9,17 @@ FEATURES = 256
 
 
 class ImagePath(nn.Module):
-    """Three 3x3 convolutions (32, 64, 128 channels), max-pooling after the first and third, FC 256, batch norm.
+    """Three 3x3 convolutions (32, 64, 128 channels), max-pooling after the first and third, FC 256, batch norm or ReLU.
 
     Pooling comes before ReLU: the same function, with a quarter of the ReLUs.
 
     Args:
         image_shape: (C, H, W) with H, W >= 4.
         drop: probability of the element-wise dropout after each convolution.
+        norm: whether batch norm comes last, or ReLU.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], drop: float = 0.2):
+    def __init__(self, image_shape: tuple[int, int, int], drop: float = 0.2, norm: bool = True):
         super().__init__()
         channels, height, width = image_shape
         if min(height, width) < 4:
@@ -29,7 +30,7 @@ class ImagePath(nn.Module):
         self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
         self.pool = nn.MaxPool2d(2)
         self.fc = nn.Linear(128 * (height // 4) * (width // 4), FEATURES)
-        self.norm = nn.BatchNorm1d(FEATURES)
+        self.norm = nn.BatchNorm1d(FEATURES) if norm else nn.ReLU()
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (B, C, H, W) -> (B, 256). The generator draws the dropout masks, in training mode only."""

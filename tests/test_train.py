@@ -186,7 +186,7 @@ def test_offloaded_blocks_train_alike_with_one_on_the_device_at_a_time(tmp_path,
     plain = make_trainer(tmp_path / "plain", *flags)
     plain.fit()
     trainer = make_trainer(tmp_path / "offload", *flags)
-    offload = BlockOffload(trainer.model, trainer.updaters, torch.device("cpu:0"))  # "the GPU"; home is plain "cpu"
+    offload = BlockOffload(trainer.model, trainer.by_block, torch.device("cpu:0"))  # "the GPU"; home is plain "cpu"
     assert moves == [(1, False), (2, False), (3, False)]
     moves.clear()
     trainer.epoch = 1
@@ -194,7 +194,7 @@ def test_offloaded_blocks_train_alike_with_one_on_the_device_at_a_time(tmp_path,
     assert moves == [(1, True), (1, False), (2, True), (2, False), (3, True)]  # once per epoch
     assert offload.current == 3
     again = make_trainer(tmp_path / "again", *flags)
-    BlockOffload(again.model, again.updaters, torch.device("cpu:0"))
+    BlockOffload(again.model, again.by_block, torch.device("cpu:0"))
     again.fit()
     assert_equal(again.model.state_dict(), plain.model.state_dict())
 

@@ -1,0 +1,259 @@
+"""What the trainings of all methods share: epochs, batches, validation, the best epoch, stopping, saving, resuming.
+
+How the weights are updated is in train.py.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from checkpoint import save_run
+from data import NO_FLIP, Split, TrainingData, augment, epoch_batches
+from distributed import ALONE, Ranks
+from errors import UserError
+from evaluate import Evaluation, Evaluator
+from models.classifier import Classifier
+from optimizers import Updater
+from resources import peak_memory
+from streams import Streams
+
+CHECK_EVERY = 50  # updates between two looks at the loss, each of which waits for the device
+
+
+class Training:
+    """Trains a model epoch by epoch and writes the run folder; `history` has one row per epoch.
+
+    A subclass has the optimizers (`updaters`) and says how they are used (`update_all`).
+
+    Args:
+        watched: test images whose accuracy goes into the history; nothing is chosen by it.
+        after_epoch: called with every finished row of the history, once it is saved.
+    """
+
+    updaters: list[Updater]  # whose learning rates follow the validation accuracy
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: TrainingData,
+        args: Namespace,
+        streams: Streams,
+        run: Path,
+        ranks: Ranks = ALONE,
+        watched: Split | None = None,
+        after_epoch: Callable[[dict], None] | None = None,
+    ):
+        self.model, self.data, self.args, self.streams, self.run, self.ranks = model, data, args, streams, run, ranks
+        self.watched, self.after_epoch = watched, after_epoch
+        self.evaluator = Evaluator(args, model, data.info, streams, ranks)
+        self.epoch = 0
+        self.history: list[dict] = []
+        self.best: dict = {"epoch": 0, "accuracy": None, "model": None}
+        self.W_embed_start = model.W_embed.detach().cpu().clone()
+        self.num_batches = -(-len(data.train) // args.batch_size)
+
+    @property
+    def trained_parts(self) -> list[int]:
+        """What has a loss of its own: the numbers of the blocks, 1 for a network that is trained as a whole."""
+        raise NotImplementedError
+
+    def update_all(self, batches: list[Tensor], order: torch.Generator, losses: Tensor, progress: "Progress") -> None:
+        """All updates of an epoch. Their terms go into losses (rows, batches, terms), row t - 1 for part t."""
+        raise NotImplementedError
+
+    def updater(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Updater:
+        args = self.args
+        warmup_steps = args.warmup_epochs * steps_per_epoch
+        adam_w = args.method not in ("ct", "fm")  # Table 3 of the paper
+        return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience, adam_w)
+
+    def fit(self) -> None:
+        """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights."""
+        while self.epoch < self.args.epochs and not self._stopped_early():
+            self.epoch += 1
+            row = self.train_epoch()
+            validation = self.validate(row)
+            self.history.append(row)
+            for updater in self.updaters:
+                updater.end_epoch(row["val_accuracy"])
+            self.save(validation)
+            if self.after_epoch and self.ranks.first:
+                self.after_epoch(row)
+        if self.best["model"] is not None:
+            self.model.load_state_dict(self.best["model"])
+
+    def _stopped_early(self) -> bool:
+        patience = self.args.early_stopping_patience
+        return bool(patience) and self.epoch - self.best["epoch"] >= patience
+
+    def train_epoch(self) -> dict:
+        """One pass over the training part; returns the epoch's row of the history."""
+        self.model.train()
+        start = time.perf_counter()
+        device, parts, terms = self.streams.device, self.trained_parts, self.model.loss_terms
+        order = self.streams.get("order", device="cpu")
+        batches = epoch_batches(len(self.data.train), self.args.batch_size, order)
+        batches = [indices.to(device, non_blocking=True) for indices in batches]
+        losses = torch.zeros(self.rows, len(batches), len(terms), device=device)
+        title, lr = f"epoch {self.epoch}/{self.args.epochs}", self.updaters[0].lr
+
+        total, hidden = len(parts) * len(batches), self.ranks.hides_bars
+        with tqdm(total=total, desc=title, unit="step", disable=hidden, leave=False) as bar:
+            self.update_all(batches, order, losses, Progress(bar, losses, self._check_losses))
+        self._check_losses(losses)
+        self._check_weights()
+        seconds = time.perf_counter() - start
+        speed = {"seconds": seconds, "images_per_second": len(self.data.train) / seconds, **peak_memory(device)}
+        return {"epoch": self.epoch, **summarise_losses(losses, parts, terms), "learning_rate": lr, **speed}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the losses: T, or 1 for a network that is trained as a whole."""
+        return 1
+
+    def batch(self, indices: Tensor, number: int, images: bool = True) -> tuple[Tensor | None, Tensor]:
+        """x (B, C, H, W) float32 and y (B,) of batch `number` of the epoch, the same for all blocks; x if asked for."""
+        if not images:
+            return None, self.data.train.labels[indices]
+        part = self.data.train.subset(indices)
+        if self.args.augment:
+            generator = self.streams.fresh(f"augment/{self.epoch}", number)
+            part.images = augment(part.images, generator, flip=self.args.dataset not in NO_FLIP)
+        return self.data.info.normalise(part.images), part.labels
+
+    def validate(self, row: dict) -> Evaluation | None:
+        """Adds val_accuracy (None without a validation part) and train_accuracy to the row; keeps the best epoch.
+
+        The accuracy on the training part is that of as many training images as there are validation images (a
+        tenth of all without them), under the same conditions: no augmentation, no dropout. A part of the blocks has no
+        accuracy: its last epoch counts, as without a validation part.
+        """
+        if self.args.blocks:
+            row["train_accuracy"] = row["val_accuracy"] = None
+            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
+            return None
+        train, validation = self.data.train, self.data.validation
+        probe = len(validation) or max(1, len(train) // 10)
+        on_train = self.evaluator.validate(train.subset(slice(probe)))
+        row["train_accuracy"] = on_train.accuracy()[0]
+        result = self.evaluator.validate(validation) if len(validation) else None
+        row["val_accuracy"] = self.ranks.from_first(lambda: result.accuracy()[0] if result else None)
+        if self.watched:
+            row["test_accuracy"] = self.evaluator.validate(self.watched).accuracy()[0]
+        if result is None:
+            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
+        elif self.best["accuracy"] is None or row["val_accuracy"] > self.best["accuracy"]:
+            state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "accuracy": row["val_accuracy"], "model": state}
+        return result
+
+    def _check_losses(self, losses: Tensor) -> None:
+        """losses (T, batches, 3). Raises UserError naming the first block and batch that is not finite."""
+        bad = ~losses.isfinite().all(dim=2)
+        if bad.any():
+            batch, block = bad.T.nonzero()[0].tolist()
+            which = f" of block {block + 1}" if self.rows > 1 else ""
+            self._stop_diverged(f"the loss{which} is not finite at epoch {self.epoch}, batch {batch + 1}")
+
+    def _check_weights(self) -> None:
+        for name, value in self.model.state_dict().items():
+            if not value.isfinite().all():
+                self._stop_diverged(f"the weights {name} are not finite after epoch {self.epoch}")
+
+    def _stop_diverged(self, what: str) -> None:
+        kept = f"the files of epoch {self.epoch - 1} are kept" if self.epoch > 1 else "nothing was saved yet"
+        raise UserError(f"{what}: lower --lr (now {self.args.lr}) or raise --warmup-epochs; {kept}")
+
+    def whole_state(self) -> dict | None:
+        """The content of last.pt, where it is written."""
+        return self.state_dict()
+
+    def save(self, validation: Evaluation | None) -> None:
+        """Rank 0 writes the files and tells of the epoch."""
+        content = self.whole_state()
+        if content:
+            save_run(self.run, content, self.args.save_every)
+            print(describe(content["history"][-1], self.args.epochs), flush=True)
+        if validation is not None and self.best["epoch"] == self.epoch:
+            self.evaluator.write_examples(self.run, validation, self.data.validation, "validation", self.epoch)
+
+    @property
+    def train_seconds(self) -> float:
+        return sum(row["seconds"] for row in self.history)
+
+    def best_dict(self) -> dict:
+        """What the report says of the weights that `fit` ends with."""
+        best = self.best
+        return {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": self.train_seconds}
+
+    def state_dict(self) -> dict:
+        """What continuing needs."""
+        model, best = self.model.state_dict(), dict(self.best)
+        if best["epoch"] == self.epoch:
+            best["model"] = model  # one copy in the file
+        return {
+            "config": vars(self.args),
+            "info": asdict(self.data.info),
+            "epoch": self.epoch,
+            "val_accuracy": self.history[-1]["val_accuracy"],
+            "train_seconds": self.train_seconds,
+            "model": model,
+            "W_embed_start": self.W_embed_start,
+            "best": best,
+            "history": self.history,
+            "optimizers": [updater.state_dict() for updater in self.updaters],
+            "streams": self.streams.state_dict(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from last.pt or checkpoint_epoch_N.pt; the model's weights are loaded already."""
+        self.epoch, self.history, self.best = state["epoch"], state["history"], dict(state["best"])
+        self.W_embed_start = state["W_embed_start"]
+        self.load_optimizers(state)
+        self.streams.load_state_dict(state["streams"])
+
+    def load_optimizers(self, state: dict) -> None:
+        for updater, updater_state in zip(self.updaters, state["optimizers"], strict=True):
+            updater.load_state_dict(updater_state)
+
+
+class Progress:
+    """Told of every update: moves the bar, and from time to time looks at the losses, which waits for the device."""
+
+    def __init__(self, bar: tqdm, losses: Tensor, check: Callable[[Tensor], None]):
+        self.bar, self.losses, self.check, self.done = bar, losses, check, 0
+
+    def step(self) -> None:
+        self.done += 1
+        self.bar.update()
+        if self.done % CHECK_EVERY == 0:
+            self.check(self.losses)
+            self.bar.set_postfix_str(f"loss {self.losses.sum().item() / self.done:.3f}")
+
+
+def summarise_losses(losses: Tensor, parts: list[int], terms: tuple[str, ...]) -> dict:
+    """(rows, batches, terms) -> the mean loss of every part over the epoch, and of each of its terms; else None."""
+    mean = losses.double().mean(dim=1).cpu()  # (rows, terms)
+    columns = {"loss": mean.sum(dim=1), **{f"loss_{name}": mean[:, i] for i, name in enumerate(terms)}}
+    return {
+        name: [value if t in parts else None for t, value in enumerate(column.tolist(), 1)]
+        for name, column in columns.items()
+    }
+
+
+def describe(row: dict, epochs: int) -> str:
+    """One line for a row of the history."""
+    losses = [loss for loss in row["loss"] if loss is not None]
+    shown = (("train", row["train_accuracy"]), ("val", row["val_accuracy"]))
+    accuracies = "".join(f"  {name} {value:.2f} %" for name, value in shown if value is not None)
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {sum(losses) / len(losses):.4f}{accuracies}"
+        f"  lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
+    )

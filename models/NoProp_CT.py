@@ -1,0 +1,103 @@
+"""NoProp in continuous time: one network u_hat(z, x, t) for all noise levels, and a noise schedule that is learned.
+
+Section 3 and appendix B of the paper. Nothing is integrated in training: a step sees one noised embedding per image.
+Try: python main.py --method ct --dataset digits
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.continuous import ContinuousNet, draw_times
+from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
+from models.learned_schedule import LearnedSchedule
+from models.schedules import step_coefficients
+from models.solvers import grid, kept_steps, solve
+
+SAMPLERS = ("ancestral", "ode")
+
+
+class NoPropNetCT(ContinuousNet):
+    """The network, W_embed, theta_out and the learned schedule; arguments as those of NoPropNetDT."""
+
+    loss_terms = DiffusionLoss._fields
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        *,
+        learn_embedding: bool,
+        prototype: bool = False,
+        eta: float = 1.0,
+        class_probability: str = "softmax",
+        sigma: float = 1.0,
+        stratified: bool = False,
+    ):
+        super().__init__(
+            image_shape, W_embed, learn_embedding, prototype, class_probability=class_probability, sigma=sigma
+        )
+        self.eta = eta
+        self.stratified = stratified
+        self.schedule = LearnedSchedule()
+
+    def loss(
+        self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
+    ) -> DiffusionLoss:
+        """Eq. 9 and 62, its three terms apart; gradients reach the schedule. x (B, C, H, W), y (B,) int64."""
+        u_y = self.W_embed[y]  # (B, d)
+        t = draw_times(len(y), self.stratified, noise, y.device)
+        alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(t)  # (B,) float64
+        z_t = q_sample(alpha_bar.unsqueeze(1), u_y, noise)
+        u_hat = self.block(z_t, x, t, drop).softmax(dim=1) @ self.W_embed
+        square = (u_hat - u_y).square().sum(dim=1)  # summed over d
+        denoise = self.eta / 2 * (snr_slope.to(square.dtype) * square).mean()
+        alpha_bar_0, alpha_bar_1 = self.schedule.alpha_bar(t.new_tensor([0.0, 1.0]))
+        z_1 = q_sample(alpha_bar_1, u_y, noise)
+        return DiffusionLoss(F.nll_loss(self.log_prob(z_1), y), kl_to_noise(alpha_bar_0, u_y), denoise)
+
+    def path(
+        self,
+        z: Tensor,
+        image_part: Tensor,
+        generators: Sequence[torch.Generator | None],
+        steps: int = 1000,
+        sampler: str = "ancestral",
+        solver: str = "euler",
+    ) -> Iterator[Tensor]:
+        """By eq. 3 (ancestral), or by the probability-flow ODE and a solver."""
+        if sampler == "ode":
+            return solve(lambda z, *terms: self.velocity(z, image_part, *terms), self._terms, z, steps, solver)
+        return self._ancestral(z, image_part, generators, steps)
+
+    def u_hat(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
+        """z (B, d), image_part (B, 256), time_part (256,) -> (B, d)."""
+        return self.block.logits(z, image_part, time_part).softmax(dim=1) @ self.W_embed
+
+    def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor, of_u_hat: Tensor, of_z: Tensor) -> Tensor:
+        """dz/dt = -gamma'(t) / 2 (sqrt(alpha_bar) u_hat - alpha_bar z)."""
+        return of_u_hat * self.u_hat(z, image_part, time_part) + of_z * z
+
+    def _ancestral(
+        self, z: Tensor, image_part: Tensor, generators: Sequence[torch.Generator | None], steps: int
+    ) -> Iterator[Tensor]:
+        """Eq. 3 on the grid t_i = i / steps."""
+        t = grid(steps, z.device)
+        alpha_bar = self.schedule.alpha_bar(t)
+        coefficients = zip(*(c.tolist() for c in step_coefficients(alpha_bar[:-1], alpha_bar[1:])), strict=True)
+        time_parts, kept = self.block.time_part(t[:-1]), set(kept_steps(steps))
+        batch = len(z) // len(generators)
+        for i, (a_t, b_t, c_t) in enumerate(coefficients, 1):
+            u_hat = self.u_hat(z, image_part, time_parts[i - 1])
+            z = a_t * u_hat + b_t * z + c_t**0.5 * self.noise(generators, batch).flatten(0, 1)
+            if i in kept:
+                yield z
+
+    def _terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of t (n,): the time features and the factors of u_hat and z in the probability-flow ODE."""
+        gamma, slope = self.schedule.gamma_and_slope(t)
+        alpha_bar = torch.sigmoid(-gamma)
+        factors = -slope / 2 * alpha_bar.sqrt(), slope / 2 * alpha_bar
+        return self.block.time_part(t), *(factor.to(self.W_embed.dtype) for factor in factors)

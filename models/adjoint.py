@@ -1,0 +1,80 @@
+"""The adjoint baseline of the paper: a neural ODE whose gradients come from a second ODE, not from a stored graph.
+
+The vector field is the network of continuous time; a linear layer on z at t = 1 gives the class.
+Try: python main.py --method adjoint --dataset digits --steps 20
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.continuous import ContinuousNet
+from models.time_block import TimeBlock
+
+
+class VectorField(nn.Module):
+    """dz/dt = logits(z, image_part, t) W_embed over the state (z, image_part), whose second part stands still.
+
+    As part of the state the image features get their gradient from the adjoint ODE; a tensor that the field merely
+    captured would get none.
+    """
+
+    def __init__(self, block: TimeBlock, W_embed: Tensor):
+        super().__init__()
+        self.block, self.W_embed = block, W_embed
+
+    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z, image_part = state
+        v = self.block.logits(z, image_part, self.block.time_part(t.unsqueeze(0))) @ self.W_embed
+        return v, torch.zeros_like(image_part)
+
+
+class AdjointNet(ContinuousNet):
+    """dz/dt = v(z, x, t) from z_0 ~ N(0, I), Euler's method in `steps` steps; theta_out on z_1.
+
+    Arguments as those of NoPropNetDT.
+    """
+
+    loss_terms = ("cross_entropy",)
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        steps: int,
+        *,
+        learn_embedding: bool,
+        prototype: bool = False,
+    ):
+        super().__init__(image_shape, W_embed, learn_embedding, prototype)
+        self.steps = steps
+        if prototype:
+            self.block.label_path.path.drop = 0.0  # along the path the field has to be one field
+
+    def loss(
+        self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
+    ) -> tuple[Tensor]:
+        """The cross-entropy. x (B, C, H, W), y (B,) int64."""
+        from torchdiffeq import odeint_adjoint
+
+        state = self.noise([noise], len(x))[0], self.block.image_part(x, drop)
+        ends = torch.tensor([0.0, 1.0], device=x.device)
+        field = VectorField(self.block, self.W_embed)
+        path, _ = odeint_adjoint(
+            field,
+            state,
+            ends,
+            method="euler",
+            options={"grid_constructor": self._grid},
+            adjoint_params=self._field_parameters(),
+        )
+        return (F.nll_loss(self.log_prob(path[-1]), y),)
+
+    def _grid(self, field, state: Tensor, ends: Tensor) -> Tensor:
+        """Exactly `steps` steps, forwards and backwards; torchdiffeq's step_size may take one more."""
+        return torch.linspace(ends[0].item(), ends[-1].item(), self.steps + 1, device=ends.device)
+
+    def _field_parameters(self) -> tuple[nn.Parameter, ...]:
+        """What the vector field reads; the image path, outside of it, gets its gradient through image_part."""
+        of_field = [p for name, p in self.block.named_parameters() if not name.startswith("image_path.")]
+        return (*of_field, self.W_embed) if self.W_embed.requires_grad else tuple(of_field)

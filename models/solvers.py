@@ -1,0 +1,52 @@
+"""Ordinary differential equations dz/dt = v(z, t) from t = 0 to 1, where a part of v depends on t alone.
+
+That part, `terms`, is computed for the whole grid at once. Fixed steps are taken here, adaptive ones by torchdiffeq.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+SOLVERS = ("euler", "heun", "dopri5")
+POINTS = 20  # at most so many of the z on the way are shown
+TOLERANCE = 1e-5  # relative and absolute, of dopri5
+
+Terms = Callable[[Tensor], tuple[Tensor, ...]]  # t (n,) float64 -> tensors (n, ...)
+Velocity = Callable[..., Tensor]  # z and one row of each term -> dz/dt
+
+
+def kept_steps(steps: int) -> list[int]:
+    """Those of the steps 1..steps after which z is shown, evenly spread; the last one is among them."""
+    return sorted({max(1, round(k * steps / POINTS)) for k in range(1, POINTS + 1)})
+
+
+def grid(steps: int, device: torch.device) -> Tensor:
+    """t_i = i / steps, float64, (steps + 1,)."""
+    return torch.arange(steps + 1, device=device, dtype=torch.float64) / steps
+
+
+def solve(velocity: Velocity, terms: Terms, z: Tensor, steps: int, solver: str) -> Iterator[Tensor]:
+    """Yields z after each of kept_steps(steps); dopri5 chooses steps of its own, between the same points."""
+    if solver == "dopri5":
+        yield from _adaptive(velocity, terms, z, steps)
+        return
+    rows = list(zip(*(term.unbind() for term in terms(grid(steps, z.device))), strict=True))
+    kept, h = set(kept_steps(steps)), 1 / steps
+    for i in range(steps):
+        v = velocity(z, *rows[i])
+        if solver == "heun":
+            v = (v + velocity(z + h * v, *rows[i + 1])) / 2
+        z = z + h * v
+        if i + 1 in kept:
+            yield z
+
+
+def _adaptive(velocity: Velocity, terms: Terms, z: Tensor, steps: int) -> Iterator[Tensor]:
+    from torchdiffeq import odeint
+
+    def field(t: Tensor, z: Tensor) -> Tensor:
+        return velocity(z, *(term[0] for term in terms(t.double().unsqueeze(0))))
+
+    times = torch.cat([grid(steps, z.device)[:1], grid(steps, z.device)[kept_steps(steps)]])
+    yield from odeint(field, z, times, method="dopri5", rtol=TOLERANCE, atol=TOLERANCE)[1:]

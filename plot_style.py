@@ -1,0 +1,38 @@
+"""What the figures look like: colours, grids, class names, images."""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+
+
+def block_colours(num_blocks: int) -> list:
+    return list(colormaps["viridis"](np.linspace(0, 0.92, num_blocks)))
+
+
+def block_colourbar(figure: Figure, axes: list, num_blocks: int) -> None:
+    scale = ScalarMappable(Normalize(1, max(num_blocks, 2)), ListedColormap(block_colours(256)))
+    figure.colorbar(scale, ax=axes, label="block t (1 sees most noise)", ticks=MaxNLocator(integer=True))
+
+
+def show_image(axes, image: np.ndarray) -> None:
+    """image (H, W, C) uint8, one or three channels."""
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+
+
+def short(name: str) -> str:
+    """A class name as matplotlib may show it: short, no mathematics."""
+    name = name if len(name) <= 14 else name[:13] + "…"
+    return name.replace("$", r"\$")
+
+
+def with_grid(figure: Figure, *all_axes) -> Figure:
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,26 @@
+"""Three ways to read the answer of R inference runs: every run by itself, the most frequent class, the mean."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+READOUTS = ("sample", "vote", "mean")
+
+
+def joined_answers(probabilities: Tensor) -> dict[str, Tensor]:
+    """What the first r runs answer together, r = 1..R: (R, B, m) -> (R, B) for `vote` and for `mean`.
+
+    vote: the most frequent class, ties to the larger mean probability.
+    """
+    runs, _, m = probabilities.shape
+    votes = F.one_hot(probabilities.argmax(dim=2), m).cumsum(dim=0)
+    count = torch.arange(1, runs + 1, device=probabilities.device).view(-1, 1, 1)
+    mean = probabilities.cumsum(dim=0) / count
+    return {"vote": (votes + mean / 2).argmax(dim=2), "mean": mean.argmax(dim=2)}
+
+
+def read_out(probabilities: Tensor, readout: str) -> Tensor:
+    """Predicted classes, one row for each counted run: (R, B, m) -> (R, B) for sample, else (1, B)."""
+    if readout == "sample":
+        return probabilities.argmax(dim=2)
+    return joined_answers(probabilities)[readout][-1:]
