@@ -33,7 +33,6 @@ class Training:
 
     Args:
         watched: test images whose accuracy goes into the history; nothing is chosen by it.
-        after_epoch: called with every finished row of the history, once it is saved.
     """
 
     updaters: list[Updater]  # whose learning rates follow the validation accuracy
@@ -47,10 +46,9 @@ class Training:
         run: Path,
         ranks: Ranks = ALONE,
         watched: Split | None = None,
-        after_epoch: Callable[[dict], None] | None = None,
     ):
         self.model, self.data, self.args, self.streams, self.run, self.ranks = model, data, args, streams, run, ranks
-        self.watched, self.after_epoch = watched, after_epoch
+        self.watched = watched
         self.evaluator = Evaluator(args, model, data.info, streams, ranks)
         self.epoch = 0
         self.history: list[dict] = []
@@ -73,8 +71,11 @@ class Training:
         adam_w = args.method not in ("ct", "fm")  # Table 3 of the paper
         return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience, adam_w)
 
-    def fit(self) -> None:
-        """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights."""
+    def fit(self, after_epoch: Callable[[dict], None] | None = None) -> None:
+        """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights.
+
+        after_epoch is called with every finished row of the history, once it is saved.
+        """
         while self.epoch < self.args.epochs and not self._stopped_early():
             self.epoch += 1
             row = self.train_epoch()
@@ -83,8 +84,8 @@ class Training:
             for updater in self.updaters:
                 updater.end_epoch(row["val_accuracy"])
             self.save(validation)
-            if self.after_epoch and self.ranks.first:
-                self.after_epoch(row)
+            if after_epoch:
+                after_epoch(row)
         if self.best["model"] is not None:
             self.model.load_state_dict(self.best["model"])
 
@@ -141,7 +142,7 @@ class Training:
         train, validation = self.data.train, self.data.validation
         probe = len(validation) or max(1, len(train) // 10)
         on_train = self.evaluator.validate(train.subset(slice(probe)))
-        row["train_accuracy"] = on_train.accuracy()[0]
+        row["train_accuracy"], row["train_accuracy_sem"] = on_train.accuracy()
         result = self.evaluator.validate(validation) if len(validation) else None
         row["val_accuracy"] = self.ranks.from_first(lambda: result.accuracy()[0] if result else None)
         if self.watched:
@@ -189,8 +190,15 @@ class Training:
 
     def best_dict(self) -> dict:
         """What the report says of the weights that `fit` ends with."""
-        best = self.best
-        return {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": self.train_seconds}
+        epoch = self.best["epoch"]
+        row = self.history[epoch - 1]
+        return {
+            "epoch": epoch,
+            "val_accuracy": self.best["accuracy"],
+            "train_accuracy_mean": row["train_accuracy"],
+            "train_accuracy_sem": row.get("train_accuracy_sem"),
+            "train_seconds": self.train_seconds,
+        }
 
     def state_dict(self) -> dict:
         """What continuing needs."""

@@ -20,7 +20,7 @@ from streams import Streams
 
 EVAL_BATCH = 500  # images at a time
 EXAMPLES = 24  # images kept for the pictures
-VALIDATION_STEPS = 50  # at most, of ct, fm and adjoint while they train
+VALIDATION_STEPS = 50  # at most, of ct, fm and adjoint while they train and for the examples
 
 
 @dataclass
@@ -195,16 +195,16 @@ class Evaluator:
 
     def validate(self, split: Split) -> Evaluation:
         """As `evaluate`, with fewer steps where it takes many: it is done after every epoch."""
-        way = dict(self.ways[-1])
-        if "steps" in way:
-            way["steps"] = min(way["steps"], VALIDATION_STEPS)
-        return self.evaluate(split, "validation", way)
+        return self.evaluate(split, "validation", self._quick(self.ways[-1]))
+
+    def _quick(self, way: dict) -> dict:
+        return {**way, "steps": min(way["steps"], VALIDATION_STEPS)} if "steps" in way else way
 
     def write_examples(self, run: Path, evaluation: Evaluation, split: Split, split_name: str, epoch: int) -> None:
         """logs/examples.npz: what the pictures need of an evaluation, so that they need neither data nor model."""
         generators = inference_generators(self.streams, "examples", self.args.eval_runs)
         content = {
-            **example_paths(self.model, self.info, split, generators, self.ways[-1]),
+            **example_paths(self.model, self.info, split, generators, self._quick(self.ways[-1])),
             "split": np.array(split_name),
             "epoch": np.array(epoch),
             "readout": np.array(evaluation.readout),

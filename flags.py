@@ -26,7 +26,7 @@ EPOCHS = {
     "cifar10": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
     "cifar100": {"dt": 150, "ct": 1000, "fm": 1000, "backprop": 150, "adjoint": 4},
     "folder": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
-    "digits": {"dt": 14, "ct": 40, "fm": 40, "backprop": 14, "adjoint": 4},
+    "digits": {"dt": 14, "ct": 60, "fm": 40, "backprop": 14, "adjoint": 4},
 }
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 ETA = {"dt": 0.1, "ct": 1.0}
@@ -161,6 +161,15 @@ def _model_flags(parser: Parser) -> None:
     flag = parser.group("model")
     described = ", ".join(f"{name} {text}" for name, text in METHODS.items())
     flag("--method", "dt", f"what is trained: {described}", choices=tuple(METHODS))
+    flag(
+        "--compare",
+        None,
+        "train several methods, such as dt,backprop,ct,fm, each in a folder of its own in --checkpoint-dir, and compare"
+        " them in a table and figures",
+        shown="none",
+        type=_list_of(_one_of(tuple(METHODS))),
+        metavar="METHOD,...",
+    )
     flag("--num-blocks", 10, "blocks T of dt and backprop", type=POSITIVE, metavar="T")
     flag(
         "--embedding-type",
@@ -319,6 +328,12 @@ def _inference_flags(parser: Parser) -> None:
         shown="sample; with --predict: mean",
         choices=READOUTS,
     )
+    flag(
+        "--test-every-epoch",
+        False,
+        "note the accuracy on the test images after every epoch, for curves only: nothing is chosen by it",
+        action="store_true",
+    )
     flag("--steps-report", False, "print the accuracy after every block, or along the way", action="store_true")
 
 
@@ -347,6 +362,12 @@ def _place_flags(parser: Parser) -> None:
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder",
     )
     flag("--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT, metavar="N")
+    flag(
+        "--tensorboard",
+        False,
+        "write scalars and pictures to RUN/tensorboard as it trains; needs: pip install tensorboard",
+        action="store_true",
+    )
     flag("--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
     flag("--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
     flag("--amp", False, "bfloat16 autocast, on CUDA only", action="store_true")

@@ -1,4 +1,4 @@
-"""Command line of NoProp: train, continue, evaluate, predict, merge.
+"""Command line of NoProp: train, continue, evaluate, predict, merge, compare.
 
 python main.py --dataset digits                                  train, test and draw
 python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from argparse import Namespace
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -18,12 +19,14 @@ import torch
 
 from build import model_from_checkpoint, new_model
 from checkpoint import load_checkpoint, open_run_folder, save_run, set_aside_earlier_run, write_json
+from compare import compare
 from data import DataInfo, Split, load_raw, training_data
 from distributed import Ranks
 from epochs import Training
 from errors import UserError
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
+from live import LiveBoard
 from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
@@ -41,6 +44,8 @@ DEFAULT_RUN = "checkpoints_run"
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 done, 1 another rank died, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
     signal.signal(signal.SIGTERM, _terminate)
+    # torch's own: forward-mode differentiation still loads code that it made with torch.jit.script
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     reuse_freed_memory()
     ranks = Ranks.from_environment()
     try:
@@ -73,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(argv: list[str] | None, ranks: Ranks) -> None:
     args, given = parse_flags(argv)
-    if args.evaluate or args.predict or args.merge:
+    if args.evaluate or args.predict or args.merge or args.compare:
         check_ranks(args, ranks.size)
     if args.evaluate:
         evaluate_checkpoint(args, given)
@@ -81,6 +86,8 @@ def run_command(argv: list[str] | None, ranks: Ranks) -> None:
         predict_files(args, given)
     elif args.merge:
         merge(args)
+    elif args.compare:
+        compare(args, given, run_folder(args))
     else:
         ranks.connect()
         train(args, given, ranks)
@@ -98,14 +105,17 @@ def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
     """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
     trainer, test = prepare(args, given, ranks)
     args, run = trainer.args, trainer.run
+    board = LiveBoard(run) if args.tensorboard and ranks.first else None
     with resumable(trainer):
-        trainer.fit()
+        trainer.fit(board.after_epoch if board else None)
         if test:
             result = test_model(trainer.evaluator, test, run, trainer.best_dict())
         ranks.close()
     if not ranks.first:
         return
     draw_pictures(run)
+    if board:
+        board.close(trainer.epoch)
     if not test:
         held = f"blocks {format_blocks(args.blocks)} of {args.num_blocks} are in {run / 'last.pt'}"
         print(f"{held}; join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR")
@@ -143,7 +153,8 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, S
     if args.compile:
         compile_blocks(model)
     kind = Trainer if args.method == "dt" else WholeTrainer
-    trainer = kind(model, data, args, streams, run, ranks)
+    watched = test.to(device) if args.test_every_epoch else None
+    trainer = kind(model, data, args, streams, run, ranks, watched)
     if checkpoint:
         trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)

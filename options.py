@@ -29,8 +29,9 @@ EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "clas
 
 # Flags that may differ from those of the checkpoint which is continued, evaluated or used to predict.
 PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
-THIS_CALL = {"checkpoint", "checkpoint_dir", "device", "no_cuda", "evaluate", "predict", "steps_report", "merge"}
-RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks"}
+THIS_CALL = PLACE_FLAGS - {"data_dir"} | {"evaluate", "predict", "merge", "compare", "steps_report", "tensorboard"}
+RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks", "tensorboard"}
+RESUME_FLAGS |= {"test_every_epoch"}
 INFERENCE_FLAGS = {"eval_runs", "readout", "inference", "steps", "sampler", "solver", "seed"}
 EVALUATE_FLAGS = PLACE_FLAGS | INFERENCE_FLAGS | {"evaluate", "steps_report"}
 PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | INFERENCE_FLAGS | {"predict"}
@@ -92,8 +93,8 @@ def check_ranks(args: Namespace, size: int) -> None:
         raise UserError(
             f"torchrun deals out blocks that learn alone, and --method {args.method} has none: start it with python"
         )
-    if args.evaluate or args.predict or args.merge:
-        raise UserError("torchrun is for training: call python main.py to evaluate, predict or merge")
+    if args.evaluate or args.predict or args.merge or args.compare:
+        raise UserError("torchrun is for training: call python main.py to evaluate, predict, merge or compare")
     if ":" in args.device:
         raise UserError(f"--device {args.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(args.blocks or range(args.num_blocks))
@@ -107,16 +108,19 @@ def check_ranks(args: Namespace, size: int) -> None:
 
 
 def _check_modes(args: Namespace, given: set[str]) -> None:
-    modes = [as_flag(name) for name in ("evaluate", "predict", "merge") if getattr(args, name)]
+    modes = [as_flag(name) for name in ("evaluate", "predict", "merge", "compare") if getattr(args, name)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} are different things: give one of them")
+    if args.compare:
+        for name in sorted(given & {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch"}):
+            raise UserError(f"{as_flag(name)} makes no sense with --compare: leave it out")
     if args.merge:
         for name in sorted(given - {"merge", "checkpoint_dir"}):
             raise UserError(f"{as_flag(name)} makes no sense with --merge: leave it out, the parts have the settings")
     if (args.evaluate or args.predict) and not args.checkpoint:
         raise UserError(f"--{'evaluate' if args.evaluate else 'predict'} needs --checkpoint PATH, the model to use")
     if args.predict:
-        for name in sorted(given & {"steps_report", "checkpoint_dir", "data_dir"}):
+        for name in sorted(given & {"steps_report", "checkpoint_dir", "data_dir", "tensorboard", "test_every_epoch"}):
             raise UserError(f"{as_flag(name)} makes no sense with --predict: leave it out")
 
 
@@ -144,6 +148,8 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("lr_scheduler_patience", part and args.lr_scheduler_patience, chain),
         ("early_stopping_patience", part and args.early_stopping_patience, chain),
         ("steps_report", part and args.steps_report, chain),
+        ("test_every_epoch", part and args.test_every_epoch, chain),
+        ("tensorboard", args.evaluate, "makes no sense with --evaluate: leave it out"),
         ("embedding_init", args.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", args.embedding_type != "learned", "belongs to --embedding-type learned"),
         ("embedding_init", args.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),

@@ -15,6 +15,7 @@ from errors import UserError
 # Settings of a part that have no influence on what its blocks become.
 FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "compile", "epochs"}
 FREE_SETTINGS |= {"save_every", "steps_report", "embedding_from", "offload_blocks", "merge", "evaluate", "predict"}
+FREE_SETTINGS |= {"compare", "tensorboard", "test_every_epoch"}
 
 
 def parse_blocks(text: str) -> list[int]:

@@ -66,7 +66,8 @@ def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> E
         by_way.append({**_settings_of(way), "accuracy_mean": mean, "accuracy_sem": sem, "seconds": seconds})
     seconds = {"training": trained["train_seconds"], "evaluation": seconds}
     evaluator.write_examples(run, result, test, "test", trained["epoch"])
-    trained = {"epoch": trained["epoch"], "val_accuracy": trained["val_accuracy"], "seconds": seconds}
+    kept = ("epoch", "val_accuracy", "train_accuracy_mean", "train_accuracy_sem")
+    trained = {name: trained.get(name) for name in kept} | {"seconds": seconds}
     if ranks.first:
         extra = {"test_images": len(test), "by_inference": by_way, "ranks": ranks.size}
         extra["all_reduced_bytes"] = ranks.bytes_reduced  # by each rank since it started

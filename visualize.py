@@ -6,6 +6,7 @@ A run in progress works too; what its files do not hold yet is left out. The pic
 import argparse
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -37,15 +38,20 @@ FIGURES = (
 )
 
 
-def draw_run(folder: Path) -> list[Path]:
-    """Draw all figures the run's files allow into folder/plots; returns their paths. Raises UserError."""
+def draw_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
+    """All figures the run's files allow, with their names. Raises UserError."""
     run = read_run(Path(folder))
-    drawn = []
     for make in FIGURES:
         figure = make(run)
-        if figure is None:
-            continue
-        path = run.folder / "plots" / f"{make.__name__}.png"
+        if figure is not None:
+            yield make.__name__, figure
+
+
+def draw_run(folder: Path) -> list[Path]:
+    """Draw all figures into folder/plots; returns their paths. Raises UserError."""
+    drawn = []
+    for name, figure in draw_figures(folder):
+        path = Path(folder) / "plots" / f"{name}.png"
         save_figure(figure, path)
         drawn.append(path)
     return drawn

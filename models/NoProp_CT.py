@@ -49,12 +49,13 @@ class NoPropNetCT(ContinuousNet):
         """Eq. 9 and 62, its three terms apart; gradients reach the schedule. x (B, C, H, W), y (B,) int64."""
         u_y = self.W_embed[y]  # (B, d)
         t = draw_times(len(y), self.stratified, noise, y.device)
-        alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(t)  # (B,) float64
-        z_t = q_sample(alpha_bar.unsqueeze(1), u_y, noise)
+        ends = t.new_tensor([0.0, 1.0])
+        alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(torch.cat([ends, t]))  # (2 + B,) float64
+        alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
+        z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
         u_hat = self.block(z_t, x, t, drop).softmax(dim=1) @ self.W_embed
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
-        denoise = self.eta / 2 * (snr_slope.to(square.dtype) * square).mean()
-        alpha_bar_0, alpha_bar_1 = self.schedule.alpha_bar(t.new_tensor([0.0, 1.0]))
+        denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()
         z_1 = q_sample(alpha_bar_1, u_y, noise)
         return DiffusionLoss(F.nll_loss(self.log_prob(z_1), y), kl_to_noise(alpha_bar_0, u_y), denoise)
 

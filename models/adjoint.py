@@ -47,6 +47,7 @@ class AdjointNet(ContinuousNet):
         prototype: bool = False,
     ):
         super().__init__(image_shape, W_embed, learn_embedding, prototype)
+        self.start_theta_out_at_embeddings()
         self.steps = steps
         if prototype:
             self.block.label_path.path.drop = 0.0  # along the path the field has to be one field

@@ -35,6 +35,7 @@ class BackpropNet(Classifier):
         sigma: float = 1.0,
     ):
         super().__init__(W_embed, learn_embedding, class_probability, sigma)
+        self.start_theta_out_at_embeddings()  # from zero it finds a few of the classes only
         num_classes, embedding_dim = W_embed.shape
         self.num_blocks = num_blocks
         self.w = nn.Parameter(torch.full((num_blocks,), W_START))

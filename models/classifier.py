@@ -63,6 +63,12 @@ class Classifier(nn.Module):
         """
         raise NotImplementedError
 
+    @torch.no_grad()
+    def start_theta_out_at_embeddings(self) -> None:
+        """theta_out begins with u_y / |u_y|^2, so that it names an embedding by its class from the start."""
+        square = self.W_embed.square().sum(dim=1, keepdim=True)
+        self.theta_out.weight.copy_(self.W_embed / square.clamp(min=1e-12))
+
     def log_prob(self, z: Tensor) -> Tensor:
         """log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
         return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.sigma)

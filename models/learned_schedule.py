@@ -8,9 +8,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-GAMMA_0, GAMMA_1 = 5.0, -3.0
+GAMMA_0, GAMMA_1 = 3.0, -3.0
 
 
 class LearnedSchedule(nn.Module):
@@ -49,7 +50,9 @@ class LearnedSchedule(nn.Module):
 
     def gamma_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma(t) and gamma'(t), the latter by forward-mode differentiation."""
-        return torch.func.jvp(self.gamma, (t,), (torch.ones_like(t),))
+        with forward_ad.dual_level():
+            gamma = self.gamma(forward_ad.make_dual(t, torch.ones_like(t)))
+            return tuple(forward_ad.unpack_dual(gamma))
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         return torch.sigmoid(-self.gamma(t))

@@ -1,0 +1,151 @@
+"""--compare: several methods trained one after the other on the same data, then one table and two figures of them.
+
+Every training is a process of its own, so that its time and peak memory are its own; one that was stopped is continued.
+Try: python main.py --compare dt,backprop,ct,fm --dataset digits
+"""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from checkpoint import open_run_folder, write_atomic, write_json
+from errors import UserError
+from options import METHOD_FLAGS, as_flag
+from plot_style import COLOURS, with_grid
+from visualize import save_figure
+
+MAIN = Path(__file__).parent / "main.py"
+ITS_OWN = {"compare", "checkpoint_dir"}
+COLUMNS = {
+    "method": "{method}",
+    "test accuracy (%)": "{test_accuracy_mean:.2f} +- {test_accuracy_sem:.2f}",
+    "vote": "{vote:.2f}",
+    "mean": "{mean:.2f}",
+    "training images (%)": "{train_accuracy_mean:.2f} +- {train_accuracy_sem:.2f}",
+    "ECE (%)": "{ece:.1f}",
+    "NLL": "{nll:.3f}",
+    "epochs": "{epochs}",
+    "training (s)": "{seconds:.0f}",
+    "images/s": "{images_per_second:,.0f}",
+    "peak memory (MB)": "{peak_megabytes:,.0f}",
+    "parameters (M)": "{parameters_millions:.2f}",
+}
+
+
+def compare(args: Namespace, given: set[str], folder: Path) -> None:
+    """Train every method of args.compare in folder/METHOD, with the given flags; then write what they gave.
+
+    Raises UserError for a flag that no method knows, and for a folder that holds a comparison with other flags.
+    """
+    flags = {name: getattr(args, name) for name in sorted(given - ITS_OWN)}
+    for name in flags:
+        if not set(METHOD_FLAGS.get(name, args.compare)) & set(args.compare):
+            raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}: none is compared")
+    open_run_folder(folder)
+    _same_flags(folder / "flags.json", flags)
+    for method in args.compare:
+        known = {name: value for name, value in flags.items() if method in METHOD_FLAGS.get(name, args.compare)}
+        _train(method, known, folder / method)
+    rows = [_row(method, folder / method) for method in args.compare]
+    table = _table(rows)
+    write_atomic(folder / "compare.md", lambda file: file.write(table.encode()))
+    write_json(folder / "compare.json", {"flags": flags, "rows": rows})
+    for name, figure in (("accuracy", accuracy_over_seconds(rows, args)), ("calibration", reliability(rows, args))):
+        save_figure(figure, folder / f"compare_{name}.png")
+    print(f"\n{table}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
+
+
+def _same_flags(path: Path, flags: dict) -> None:
+    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(flags)):
+        raise UserError(f"{path.parent} holds a comparison with other flags: name another folder with --checkpoint-dir")
+    write_json(path, flags)
+
+
+def _train(method: str, flags: dict, run: Path) -> None:
+    """Run main.py, unless the run is complete. Raises UserError where it fails, which has told why by then."""
+    if (run / "results.json").exists():
+        print(f"{method}: done already in {run}", flush=True)
+        return
+    last = run / "last.pt"
+    tokens = [token for name, value in flags.items() for token in _tokens(name, value)]
+    continued = ["--checkpoint", str(last)] if last.exists() else []
+    command = [sys.executable, str(MAIN), "--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
+    print(f"\n{method}:", flush=True)
+    with subprocess.Popen([*command, *tokens, *continued]) as process:
+        try:
+            code = process.wait()
+        except BaseException:  # a signal, which this process may have got alone
+            process.terminate()
+            raise
+    if code:
+        raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
+
+
+def _tokens(name: str, value: object) -> list[str]:
+    if value is True:
+        return [as_flag(name)]
+    if isinstance(value, list) and name != "alpha_bar_clip":
+        return [as_flag(name), ",".join(map(str, value))]
+    return [as_flag(name), *(map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def _row(method: str, run: Path) -> dict:
+    """What the table and the figures show of a run."""
+    results = json.loads((run / "results.json").read_text())
+    history = json.loads((run / "logs" / "training_history.json").read_text())
+    seconds = [row["seconds"] for row in history]
+    own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
+    calibration = results["calibration"]["mean"]
+    return {
+        "method": method,
+        **{name: results[name] for name in own},
+        **{name: results["accuracy_by_readout"][name]["mean"] for name in ("vote", "mean")},
+        **calibration,
+        "epochs": len(history),
+        "seconds": sum(seconds),
+        "images_per_second": sum(row["images_per_second"] * row["seconds"] for row in history) / sum(seconds),
+        "peak_megabytes": (results["peak_memory_bytes"] or 0) / 1e6,
+        "parameters_millions": results["parameters"] / 1e6,
+        "path": {
+            "seconds": [sum(seconds[: i + 1]) for i in range(len(seconds))],
+            "test_accuracy": [row["test_accuracy"] for row in history],
+        },
+    }
+
+
+def _table(rows: list[dict]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", "| " + " | ".join(["---"] * len(COLUMNS)) + " |"]
+    lines += [f"| {' | '.join(cell.format(**row) for cell in COLUMNS.values())} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def accuracy_over_seconds(rows: list[dict], args: Namespace) -> Figure:
+    """Figure 3 of the paper: test accuracy after every epoch over the seconds spent on training."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for row, colour in zip(rows, COLOURS, strict=False):
+        path = row["path"]
+        axes.plot(path["seconds"], path["test_accuracy"], color=colour, marker="o", markersize=3, label=row["method"])
+    axes.set(xlabel="seconds of training", ylabel=f"test accuracy (%), readout {rows[0]['readout']}")
+    axes.set_title(f"{args.dataset}: accuracy over training time, a dot for each epoch")
+    axes.legend()
+    return with_grid(figure, axes)
+
+
+def reliability(rows: list[dict], args: Namespace) -> Figure:
+    """Accuracy by confidence of the runs' mean probability."""
+    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
+    for row, colour, sign in zip(rows, COLOURS, "os^vDP", strict=False):
+        count, confidence, accuracy = row["bins"]
+        points = [(100 * c, 100 * a) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
+        label = f"{row['method']}: expected error {row['ece']:.1f} %"
+        axes.plot(*zip(*points, strict=True), color=colour, marker=sign, markersize=5, label=label)
+    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=f"{args.dataset}: calibration on the test images")
+    axes.legend()
+    return with_grid(figure, axes)

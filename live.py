@@ -1,0 +1,47 @@
+"""--tensorboard: scalars and pictures of a run as it goes, for: tensorboard --logdir RUN/tensorboard"""
+
+import time
+from pathlib import Path
+
+from errors import UserError
+from visualize import draw_figures
+
+DRAW_EVERY = 60  # seconds between two drawings of the pictures
+
+
+class LiveBoard:
+    """Told of every finished epoch. Raises UserError where tensorboard is not installed."""
+
+    def __init__(self, run: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+        self.run = run
+        self.writer = SummaryWriter(str(run / "tensorboard"))
+        self.drawn = 0.0
+
+    def after_epoch(self, row: dict) -> None:
+        """row: of the history. Lists hold a value for each block."""
+        epoch = row["epoch"]
+        for name, value in row.items():
+            if isinstance(value, list):
+                numbered = enumerate(value, 1)
+                by_block = {f"block_{t}": part for t, part in numbered if part is not None}
+                for block, part in by_block.items():
+                    self.writer.add_scalar(name if len(value) == 1 else f"{name}/{block}", part, epoch)
+            elif isinstance(value, (int, float)) and name != "epoch":
+                self.writer.add_scalar(name, value, epoch)
+        if time.monotonic() - self.drawn > DRAW_EVERY:
+            self.draw(epoch)
+        self.writer.flush()
+
+    def draw(self, epoch: int) -> None:
+        """The pictures that visualize.py draws of the files written so far."""
+        for name, figure in draw_figures(self.run):
+            self.writer.add_figure(name, figure, epoch, close=False)
+        self.drawn = time.monotonic()
+
+    def close(self, epoch: int) -> None:
+        self.draw(epoch)
+        self.writer.close()
