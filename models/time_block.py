@@ -57,7 +57,7 @@ class TimeBlock(nn.Module):
 
     def time_part(self, t: Tensor) -> Tensor:
         """What the time adds to them: t (n,) -> (n, 256)."""
-        return self.time_path(time_embedding(t)) @ self._fuse_weights()[2].T
+        return self.time_path(time_embedding(t).to(self.fuse.weight.dtype)) @ self._fuse_weights()[2].T
 
     def logits(
         self, z: Tensor, image_part: Tensor, time_part: Tensor, generator: torch.Generator | None = None

@@ -1,0 +1,163 @@
+"""Every method on the command line: train, resume, evaluate, predict, draw; --compare and --tensorboard."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_main import LAST_LINE
+
+from checkpoint import load_checkpoint
+from main import main
+from run_files import read_run
+from visualize import inference_steps
+
+FLAGS = {
+    "ct": ["--stratified-time", "--steps", "30"],
+    "fm": ["--embedding-type", "one-hot", "--steps", "30"],
+    "backprop": ["--num-blocks", "2", "--class-probability", "posterior"],
+    "adjoint": ["--steps", "5"],
+}
+
+
+@pytest.fixture(scope="module", params=FLAGS)
+def run(request, tmp_path_factory):
+    """The folder of a two-epoch training on digits; its name is the method."""
+    folder = tmp_path_factory.mktemp("run") / request.param
+    flags = ["--dataset", "digits", "--method", request.param, "--epochs", "2", "--save-every", "1", "--seed", "3"]
+    assert main([*flags, *FLAGS[request.param], "--checkpoint-dir", str(folder)]) == 0
+    return folder
+
+
+def test_a_training_leaves_results_and_pictures(run):
+    results = json.loads((run / "results.json").read_text())
+    assert results["method"] == run.name and len(results["per_run"]) == 5
+    assert results["test_accuracy_mean"] == pytest.approx(np.mean(results["per_run"]))
+    assert set(results["accuracy_by_readout"]) == {"sample", "vote", "mean"}
+    assert results["per_step_accuracy"][-1] == pytest.approx(results["test_accuracy_mean"], abs=1e-3)
+    assert len(results["per_step_times"]) == len(results["per_step_accuracy"])
+    for part in results["calibration"].values():
+        assert part["nll"] > 0 and 0 <= part["ece"] <= 100 and sum(part["bins"][0]) == 360
+    assert results["accuracy_by_runs"]["vote"][-1] == results["accuracy_by_readout"]["vote"]["mean"]
+    row = json.loads((run / "logs" / "training_history.json").read_text())[0]
+    terms = [value[0] for name, value in row.items() if name.startswith("loss_")]
+    assert len(row["loss"]) == 1 and row["loss"][0] == pytest.approx(sum(terms))
+    drawn = {path.stem for path in (run / "plots").glob("*.png")}
+    always = {"training_curves", "denoising_accuracy", "calibration", "confusion_matrix", "predictions", "denoising_path"}
+    assert drawn == always | ({"learned_schedule"} if run.name == "ct" else set())
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_resuming_equals_the_uninterrupted_run_to_the_bit(run, run_main, tmp_path):
+    code, out, err = run_main("--checkpoint", run / "checkpoint_epoch_1.pt", "--checkpoint-dir", tmp_path)
+    assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
+    states = [load_checkpoint(folder / "last.pt")["model"] for folder in (run, tmp_path)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_evaluate_repeats_the_result_and_predict_names_a_class(run, run_main, tmp_path):
+    expected = json.loads((run / "results.json").read_text())
+    model = ["--checkpoint", run / "best_model.pt"]
+    code, out, err = run_main("--evaluate", *model, "--checkpoint-dir", tmp_path, "--steps-report")
+    assert (code, err) == (0, [])
+    assert json.loads((tmp_path / "results.json").read_text())["per_run"] == expected["per_run"]
+    Image.new("L", (8, 8), 40).save(tmp_path / "x.png")
+    code, out, err = run_main("--predict", tmp_path / "x.png", *model)
+    assert (code, err) == (0, []) and out[0].split("\t")[1] in "0123456789"
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    "run, flags, count",
+    [
+        ("ct", ["--steps", "4,8", "--sampler", "ancestral,ode", "--solver", "heun,dopri5"], 5),
+        ("fm", ["--steps", "4,8", "--solver", "euler,heun"], 4),
+        ("adjoint", ["--steps", "4,8"], 2),
+    ],
+    indirect=["run"],
+)
+def test_inference_in_several_ways(run, run_main, tmp_path, flags, count):
+    where = ["--checkpoint", run / "best_model.pt", "--checkpoint-dir", tmp_path]
+    code, out, err = run_main("--evaluate", *where, *flags)
+    rows = json.loads((tmp_path / "results.json").read_text())["by_inference"]
+    assert (code, err, len(rows)) == (0, [], count)
+    settings = [tuple(row.get(name) for name in ("sampler", "solver", "steps")) for row in rows]
+    assert len(set(settings)) == count
+    for row, line in zip(rows, out[1:], strict=False):
+        assert f": {row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %, " in line
+    assert f"{rows[-1]['accuracy_mean']:.2f} +- {rows[-1]['accuracy_sem']:.2f} %" in out[-1]
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("run", ["ct"], indirect=True)
+def test_inference_steps_are_drawn(run_main, run, tmp_path):
+    where = ["--checkpoint", run / "best_model.pt", "--checkpoint-dir", tmp_path]
+    assert run_main("--evaluate", *where, "--steps", "2,4", "--sampler", "ancestral,ode", "--solver", "dopri5")[0] == 0
+    figure = inference_steps(read_run(tmp_path))
+    legend = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
+    assert legend == {"ancestral", "ode dopri5, adaptive steps"}
+
+
+def test_flags_of_other_methods_are_refused(run_main):
+    cases = [
+        (["--method", "ct", "--num-blocks", "3"], "--num-blocks"),
+        (["--method", "ct", "--solver", "heun"], "--sampler ode"),
+        (["--method", "fm", "--eta", "1"], "--eta"),
+        (["--method", "fm", "--solver", "dopri5", "--steps", "5"], "--steps"),
+        (["--method", "fm", "--solver", "rk4"], "rk4"),
+        (["--method", "backprop", "--blocks", "1"], "--blocks"),
+        (["--method", "backprop", "--steps", "5"], "--steps"),
+        (["--method", "adjoint", "--steps", "5,10"], "--steps"),
+        (["--method", "dt", "--flow-sigma", "1"], "--flow-sigma"),
+        (["--compare", "dt,ct", "--method", "dt"], "--method"),
+        (["--compare", "dt,ct", "--flow-sigma", "1"], "--flow-sigma"),
+        (["--compare", "dt,transformer"], "transformer"),
+    ]
+    for flags, word in cases:
+        code, _, err = run_main("--dataset", "digits", *flags)
+        assert (code, len(err)) == (2, 1) and word in err[0], (flags, err)
+
+
+def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, tmp_path):
+    flags = ["--compare", "dt,fm", "--dataset", "digits", "--epochs", "1", "--num-blocks", "1", "--steps", "5"]
+    code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
+    assert (code, err) == (0, [])
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["dt", "fm"]
+    for row in rows:
+        results = json.loads((tmp_path / row["method"] / "results.json").read_text())
+        assert row["test_accuracy_mean"] == results["test_accuracy_mean"]
+        assert len(row["path"]["test_accuracy"]) == 1 and row["peak_megabytes"] > 10
+    table = (tmp_path / "compare.md").read_text()
+    assert table.count("\n") == 4 and f"{rows[1]['test_accuracy_mean']:.2f} +- " in table
+    assert {p.name for p in tmp_path.glob("*.png")} == {"compare_accuracy.png", "compare_calibration.png"}
+    (tmp_path / "fm" / "results.json").unlink()  # as if it had been stopped
+    code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
+    assert code == 0 and any(line.startswith("dt: done already") for line in out)
+    assert json.loads((tmp_path / "compare.json").read_text())["rows"][1]["test_accuracy_mean"] == pytest.approx(
+        rows[1]["test_accuracy_mean"]
+    )
+    code, _, err = run_main(*flags, "--seed", "1", "--checkpoint-dir", tmp_path)
+    assert (code, len(err)) == (2, 1) and "--checkpoint-dir" in err[0]
+
+
+def test_tensorboard_gets_scalars_and_pictures(run_main, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ["--dataset", "digits", "--method", "fm", "--epochs", "2", "--steps", "2", "--tensorboard"]
+    code, _, err = run_main(*flags, "--checkpoint-dir", tmp_path)
+    assert (code, err) == (0, [])
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    history = json.loads((tmp_path / "logs" / "training_history.json").read_text())
+    assert [e.value for e in events.Scalars("val_accuracy")] == pytest.approx([row["val_accuracy"] for row in history])
+    assert [e.step for e in events.Scalars("loss")] == [1, 2]
+    assert {"training_curves", "confusion_matrix"} <= set(events.Tags()["images"])
+
+
+def test_without_tensorboard_a_line_says_how_to_install_it(run_main, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, _, err = run_main("--dataset", "digits", "--tensorboard", "--checkpoint-dir", tmp_path)
+    assert (code, len(err)) == (2, 1) and "pip install tensorboard" in err[0]
