@@ -166,7 +166,11 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
         ("solver", args.sampler == ["ancestral"] and args.method == "ct", "belongs to --sampler ode"),
         ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
-        ("steps", args.method == "adjoint" and len(args.steps) > 1 and not args.evaluate, "trains with one number of steps: give one"),
+        (
+            "steps",
+            args.method == "adjoint" and len(args.steps) > 1 and not args.evaluate,
+            "trains with one number of steps: give one",
+        ),
     ]
     for name, wrong, why in rules:
         if name in given and wrong:

@@ -1,5 +1,7 @@
 """Times of alternatives taken in turn, floating-point operations, and peak memory."""
 
+import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -50,7 +52,7 @@ def memory_of(case: Callable[[], object], device: torch.device) -> tuple[int, in
         held = torch.cuda.memory_allocated(device) - before
         del result
         return held, torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = case()
     del result
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -59,6 +61,19 @@ def memory_of(case: Callable[[], object], device: torch.device) -> tuple[int, in
         held += event.nbytes()
         peak = max(peak, held)
     return held, peak
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The profiler's own library writes lines to the standard error of the process."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _wait_for_device() -> None:

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is silent
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.end_to_end import EndToEnd  # noqa: E402
 from benchmarks.measure import count_flops, in_turn, matrix_product, memory_of  # noqa: E402
 from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
 from benchmarks.setup import BATCH, CLASSES, make_trainer  # noqa: E402
 from data import epoch_batches  # noqa: E402
+from epochs import Training  # noqa: E402
+from evaluate import EVAL_BATCH  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
 from train import Trainer  # noqa: E402
 
@@ -166,7 +166,10 @@ def memory(device: str, quick: bool) -> dict:
             rows.append(
                 memory_row(f"NoProp, {order}", num_blocks, trainer.train_epoch, noprop_forward(trainer), trainer)
             )
-        rows.append(memory_row("back-propagation", num_blocks, *back_propagation(trainer), trainer))
+        flags = ["--method", "backprop", "--embedding-type", "one-hot", "--num-blocks", str(num_blocks)]
+        trainer = make_trainer(BATCH, *flags, device=device)
+        trainer.train_epoch()
+        rows.append(memory_row("back-propagation", num_blocks, trainer.train_epoch, whole_forward(trainer), trainer))
     print(
         "\n| memory of a step, MB | T | activations | peak above what stays | parameters and optimizers | total peak |"
     )
@@ -177,7 +180,7 @@ def memory(device: str, quick: bool) -> dict:
     return {"rows": rows}
 
 
-def memory_row(method: str, num_blocks: int, step, forward, trainer: Trainer) -> dict:
+def memory_row(method: str, num_blocks: int, step, forward, trainer: Training) -> dict:
     """activations: what a forward pass leaves for its backward pass. peak: most of a whole step above what stays."""
     device = trainer.streams.device
     kept = 3 * 4 * sum(p.numel() for p in trainer.model.parameters())  # parameters and AdamW's two moments
@@ -202,23 +205,43 @@ def noprop_forward(trainer: Trainer):
     return forward
 
 
-def back_propagation(trainer: Trainer):
-    """A whole step and a forward pass of the same blocks, end to end."""
-    network = EndToEnd(trainer.model).to(trainer.streams.device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, weight_decay=0.001, fused=True)
+def whole_forward(trainer: Training):
     indices = torch.arange(BATCH, device=trainer.streams.device)
 
     def forward():
         x, y = trainer.batch(indices, 0)
-        return x, network(x, y)
+        return x, trainer.model.loss(x, y)
 
-    def step() -> None:
-        forward()[1].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    return forward
 
-    step()
-    return step, forward
+
+def steps_of_inference(device: str, quick: bool) -> dict:
+    """1000 steps with the image features computed once, and again at every step (measured for a few steps)."""
+    images, steps, few = (200, 100, 2) if quick else (2000, 1000, 4)
+    report = {}
+    print(f"\n| inference on {images} images 28x28x1, {steps} steps, one run | s | features again | ratio |")
+    print("| --- | --- | --- | --- |")
+    for method in ("ct", "fm"):
+        flags = ["--method", method, "--embedding-type", "one-hot"]
+        trainer = make_trainer(images, *flags, device=device, shape=(28, 28, 1))
+        model = trainer.model.eval()
+        batches = trainer.data.info.normalise(trainer.data.train.images).split(EVAL_BATCH)
+
+        def once(model=model, batches=batches) -> None:
+            for x in batches:
+                model.predict(x, steps=steps)
+
+        def again(model=model, batches=batches) -> None:
+            for x in batches:
+                for _ in range(few):
+                    model.predict(x, steps=1)
+
+        seconds = in_turn({"once": once, "again": again}, rounds=3)
+        seconds["again"] *= steps / few
+        ratio = seconds["again"] / seconds["once"]
+        print(f"| {method} | {seconds['once']:.2f} | {seconds['again']:.0f} (from {few} steps) | {ratio:.0f} |")
+        report[method] = {**seconds, "ratio": ratio}
+    return report
 
 
 def growth(device: str, quick: bool) -> dict:
@@ -250,6 +273,7 @@ SECTIONS = {
     "epoch": epoch,
     "data": data_pipeline,
     "inference": inference,
+    "steps": steps_of_inference,
     "memory": memory,
     "growth": growth,
 }

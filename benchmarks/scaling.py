@@ -24,7 +24,6 @@ from torch import distributed
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.end_to_end import EndToEnd  # noqa: E402
 from benchmarks.setup import BATCH, SHAPE, make_trainer  # noqa: E402
 from distributed import ALONE, Ranks  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
@@ -130,8 +129,9 @@ def noprop_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
 
 def ddp_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
     """The same with DistributedDataParallel; the bytes are those of its gradient buckets."""
-    trainer = trainer_of(args, "learned")  # all blocks, in every rank
-    model = network = EndToEnd(trainer.model)
+    flags = ["--method", "backprop", "--num-blocks", str(args.num_blocks)]
+    trainer = make_trainer(args.steps * BATCH, *flags)  # all blocks, in every rank
+    model = network = trainer.model
     counter = {"bytes": 0}
     if ranks.size > 1:
         network = torch.nn.parallel.DistributedDataParallel(model)
@@ -142,7 +142,7 @@ def ddp_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
     def epoch() -> int:
         for i in range(args.steps):
             x, y = trainer.batch(torch.arange(i * BATCH, (i + 1) * BATCH)[share], i)
-            network(x, y).backward()
+            sum(network(x, y)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return counter["bytes"]

@@ -8,23 +8,25 @@ import torch
 from build import new_model
 from data import RawImages, training_data
 from distributed import ALONE, Ranks
+from epochs import Training
 from options import parse_flags, settle
 from streams import Streams
-from train import Trainer
+from train import Trainer, WholeTrainer
 
 BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
 
 
-def make_trainer(num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE) -> Trainer:
+def make_trainer(num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE, shape=SHAPE) -> Training:
     """In training mode, with the settings of main.py's flags and the blocks that are dealt to this rank."""
     args, given = parse_flags([*flags, "--batch-size", str(BATCH), "--val-fraction", "0"])
     settle(args, given)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_images, *SHAPE), generator=generator).to(torch.uint8)
+    images = torch.randint(256, (num_images, *shape), generator=generator).to(torch.uint8)
     raw = RawImages(images, torch.arange(num_images) % CLASSES, [str(y) for y in range(CLASSES)])
     streams = Streams(args.seed, device)
     data = training_data(raw, 0, streams)
-    held = ranks.deal(range(1, args.num_blocks + 1))
+    blocks_alone = args.method == "dt"
+    held = ranks.deal(range(1, args.num_blocks + 1)) if blocks_alone else None
     model = new_model(args, data.info, data.train, streams, held).to(device)
     model.train()
-    return Trainer(model, data, args, streams, Path(os.devnull), ranks)
+    return (Trainer if blocks_alone else WholeTrainer)(model, data, args, streams, Path(os.devnull), ranks)

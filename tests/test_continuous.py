@@ -219,7 +219,9 @@ def test_stratified_times_lie_one_in_each_part():
     t = draw_times(1000, True, generator, torch.device("cpu"))
     assert torch.equal((t * 1000).long(), torch.arange(1000))
     plain = draw_times(100_000, False, generator, torch.device("cpu"))
-    assert plain.mean().item() == pytest.approx(0.5, abs=0.005) and plain.std().item() == pytest.approx(12**-0.5, rel=0.01)
+    assert plain.mean().item() == pytest.approx(0.5, abs=0.005) and plain.std().item() == pytest.approx(
+        12**-0.5, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 50, 1000])

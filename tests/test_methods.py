@@ -45,7 +45,14 @@ def test_a_training_leaves_results_and_pictures(run):
     terms = [value[0] for name, value in row.items() if name.startswith("loss_")]
     assert len(row["loss"]) == 1 and row["loss"][0] == pytest.approx(sum(terms))
     drawn = {path.stem for path in (run / "plots").glob("*.png")}
-    always = {"training_curves", "denoising_accuracy", "calibration", "confusion_matrix", "predictions", "denoising_path"}
+    always = {
+        "training_curves",
+        "denoising_accuracy",
+        "calibration",
+        "confusion_matrix",
+        "predictions",
+        "denoising_path",
+    }
     assert drawn == always | ({"learned_schedule"} if run.name == "ct" else set())
 
 
