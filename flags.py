@@ -26,7 +26,7 @@ EPOCHS = {
     "cifar10": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
     "cifar100": {"dt": 150, "ct": 1000, "fm": 1000, "backprop": 150, "adjoint": 4},
     "folder": {"dt": 150, "ct": 500, "fm": 500, "backprop": 150, "adjoint": 4},
-    "digits": {"dt": 14, "ct": 60, "fm": 40, "backprop": 14, "adjoint": 4},
+    "digits": {"dt": 14, "ct": 50, "fm": 40, "backprop": 14, "adjoint": 4},
 }
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 ETA = {"dt": 0.1, "ct": 1.0}
