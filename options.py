@@ -78,6 +78,9 @@ def take_embedding_settings(args: Namespace, given: set[str], source: dict) -> N
 
     Raises UserError for a given flag that is not as there.
     """
+    method = source["config"]["method"]
+    if method not in METHOD_FLAGS["class_probability"]:
+        raise UserError(f"--embedding-from {args.embedding_from} is of --method {method}, whose theta_out reads no z_T")
     for name in EMBEDDING_SETTINGS:
         value = source["config"][name]
         if name in given and getattr(args, name) != value:

@@ -136,6 +136,8 @@ def check_parts(paths: Sequence[str], parts: Sequence[dict]) -> None:
     for path, part in zip(paths, parts, strict=True):
         if "optimizers" not in part:
             raise UserError(f"{path} holds a model only: to merge take last.pt of its folder")
+        if part["config"]["method"] != "dt":
+            raise UserError(f"{path} is of --method {part['config']['method']}: only blocks of dt are trained in parts")
         _check_pair(paths[0], parts[0], path, part)
     seen: dict[int, str] = {}
     for path, part in zip(paths, parts, strict=True):

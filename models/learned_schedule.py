@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-# Sane starting values: the loss is weighted by SNR'(t) = -gamma'(t) exp(-gamma(t)). With gamma_1 = -3 that is at most a
-# hundred, at the clean end where u_hat is easy; with gamma_0 = 2 it is 0.7 at the noisy end, where the class is decided.
-# alpha_bar_0 = 0.12 is too much for an inference that starts at pure noise, but the KL term raises gamma_0 as it trains.
+# Sane starting values: the loss is weighted by SNR'(t) = -gamma'(t) exp(-gamma(t)). With gamma_1 = -3 that is at most
+# a hundred, at the clean end where u_hat is easy; with gamma_0 = 2 it is 0.7 at the noisy end, where the class is
+# decided. alpha_bar_0 = 0.12 is much for an inference that starts at pure noise, but the KL term raises gamma_0.
 GAMMA_0, GAMMA_1 = 2.0, -3.0
 
 

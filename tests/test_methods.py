@@ -122,10 +122,19 @@ def test_flags_of_other_methods_are_refused(run_main):
         (["--compare", "dt,ct", "--method", "dt"], "--method"),
         (["--compare", "dt,ct", "--flow-sigma", "1"], "--flow-sigma"),
         (["--compare", "dt,transformer"], "transformer"),
+        (["--compare", "dt,ct", "--evaluate"], "--compare"),
     ]
     for flags, word in cases:
         code, _, err = run_main("--dataset", "digits", *flags)
         assert (code, len(err)) == (2, 1) and word in err[0], (flags, err)
+
+
+@pytest.mark.parametrize("run", ["fm"], indirect=True)
+def test_what_needs_the_blocks_of_dt_refuses_other_checkpoints(run, run_main, tmp_path):
+    last = run / "last.pt"
+    for flags in (["--merge", last, last], ["--embedding-from", last, "--dataset", "digits"]):
+        code, _, err = run_main(*flags, "--checkpoint-dir", tmp_path)
+        assert (code, len(err)) == (2, 1) and "--method fm" in err[0]
 
 
 def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, tmp_path):
