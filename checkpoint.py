@@ -108,7 +108,7 @@ def set_aside_earlier_run(folder: Path) -> Path | None:
         number += 1
     aside.mkdir()
     for path in sorted(folder.iterdir()):
-        ours = path.name in (*RUN_FILES, "logs", "plots") or path.match("checkpoint_epoch_*.pt")
+        ours = path.name in (*RUN_FILES, "logs", "plots", "tensorboard") or path.match("checkpoint_epoch_*.pt")
         if ours:
             path.rename(aside / path.name)
     return aside

@@ -9,14 +9,20 @@ from visualize import draw_figures
 DRAW_EVERY = 60  # seconds between two drawings of the pictures
 
 
+def require_tensorboard() -> None:
+    """Raises UserError where tensorboard is not installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+
+
 class LiveBoard:
-    """Told of every finished epoch. Raises UserError where tensorboard is not installed."""
+    """Told of every finished epoch."""
 
     def __init__(self, run: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.run = run
         self.writer = SummaryWriter(str(run / "tensorboard"))
         self.drawn = 0.0

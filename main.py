@@ -26,7 +26,7 @@ from epochs import Training
 from errors import UserError
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
-from live import LiveBoard
+from live import LiveBoard, require_tensorboard
 from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
@@ -103,6 +103,8 @@ def _terminate(*_):
 
 def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
     """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
+    if args.tensorboard:
+        require_tensorboard()
     trainer, test = prepare(args, given, ranks)
     args, run = trainer.args, trainer.run
     board = LiveBoard(run) if args.tensorboard and ranks.first else None
