@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from checkpoint import open_run_folder, write_atomic, write_json
 from errors import UserError
 from options import METHOD_FLAGS, as_flag
-from plot_style import COLOURS, with_grid
+from plot_style import COLOURS, reliability, with_grid
 from visualize import save_figure
 
 MAIN = Path(__file__).parent / "main.py"
@@ -54,7 +54,7 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
     table = _table(rows)
     write_atomic(folder / "compare.md", lambda file: file.write(table.encode()))
     write_json(folder / "compare.json", {"flags": flags, "rows": rows})
-    for name, figure in (("accuracy", accuracy_over_seconds(rows, args)), ("calibration", reliability(rows, args))):
+    for name, figure in (("accuracy", accuracy_over_seconds(rows, args)), ("calibration", calibration(rows, args))):
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{table}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
 
@@ -99,12 +99,11 @@ def _row(method: str, run: Path) -> dict:
     history = json.loads((run / "logs" / "training_history.json").read_text())
     seconds = [row["seconds"] for row in history]
     own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
-    calibration = results["calibration"]["mean"]
     return {
         "method": method,
         **{name: results[name] for name in own},
         **{name: results["accuracy_by_readout"][name]["mean"] for name in ("vote", "mean")},
-        **calibration,
+        **results["calibration"]["mean"],
         "epochs": len(history),
         "seconds": sum(seconds),
         "images_per_second": sum(row["images_per_second"] * row["seconds"] for row in history) / sum(seconds),
@@ -136,16 +135,11 @@ def accuracy_over_seconds(rows: list[dict], args: Namespace) -> Figure:
     return with_grid(figure, axes)
 
 
-def reliability(rows: list[dict], args: Namespace) -> Figure:
+def calibration(rows: list[dict], args: Namespace) -> Figure:
     """Accuracy by confidence of the runs' mean probability."""
-    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
-    for row, colour, sign in zip(rows, COLOURS, "os^vDP", strict=False):
-        count, confidence, accuracy = row["bins"]
-        points = [(100 * c, 100 * a) for n, c, a in zip(count, confidence, accuracy, strict=True) if n]
-        label = f"{row['method']}: expected error {row['ece']:.1f} %"
-        axes.plot(*zip(*points, strict=True), color=colour, marker=sign, markersize=5, label=label)
-    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=f"{args.dataset}: calibration on the test images")
-    axes.legend()
+    signs = zip(rows, COLOURS, "os^vDP", strict=False)
+    reliability(axes, [(row["method"], row["bins"], colour, sign) for row, colour, sign in signs])
+    axes.set_title(f"{args.dataset}: calibration on the test images")
     return with_grid(figure, axes)

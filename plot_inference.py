@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from plot_style import BLUE, COLOURS, ORANGE, RED, short, show_image, with_grid
+from plot_style import BLUE, COLOURS, ORANGE, RED, reliability, short, show_image, with_grid
 from run_files import RunFiles
 
 
@@ -35,26 +35,18 @@ def calibration(run: RunFiles) -> Figure | None:
         return None
     e = run.examples
     runs = len(e["by_runs_vote"])
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
-    reliability, by_runs = figure.subplots(1, 2)
-    reliability.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    diagram, by_runs = figure.subplots(1, 2)
     series = (("mean", "mean probability", BLUE, "o"), ("vote", "share of votes", ORANGE, "s"))
     for name, label, colour, sign in series:
-        count, confidence, accuracy = e[f"calibration_{name}"]
-        ece = 100 * (count * abs(confidence - accuracy)).sum() / count.sum()
-        filled = count > 0
-        text = f"{label}: expected error {ece:.1f} %"
-        reliability.plot(
-            100 * confidence[filled], 100 * accuracy[filled], color=colour, marker=sign, markersize=5, label=text
-        )
         by_runs.plot(range(1, runs + 1), e[f"by_runs_{name}"], color=colour, marker=sign, markersize=4, label=label)
-    reliability.set(xlabel="confidence (%)", ylabel="accuracy (%)", title=f"calibration over {runs} runs")
+    reliability(diagram, [(label, e[f"calibration_{name}"], colour, sign) for name, label, colour, sign in series])
+    diagram.set_title(f"calibration over {runs} runs")
     by_runs.set(xlabel="inference runs R", ylabel="accuracy (%)", title="accuracy by number of runs")
     by_runs.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (reliability, by_runs):
-        axes.legend(loc="lower right")
+    by_runs.legend(loc="lower right")
     figure.suptitle(run.source)
-    return with_grid(figure, reliability, by_runs)
+    return with_grid(figure, diagram, by_runs)
 
 
 def inference_steps(run: RunFiles) -> Figure | None:

@@ -36,3 +36,20 @@ def with_grid(figure: Figure, *all_axes) -> Figure:
     for axes in all_axes:
         axes.grid(alpha=0.3)
     return figure
+
+
+def reliability(axes, lines: list[tuple]) -> None:
+    """A reliability diagram; lines of (label, bins (3, n) as in calibration.py, colour, marker)."""
+    axes.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
+    for label, bins, colour, sign in lines:
+        count, confidence, accuracy = np.asarray(bins)
+        ece = 100 * (count * abs(confidence - accuracy)).sum() / count.sum()
+        filled = count > 0
+        points = 100 * confidence[filled], 100 * accuracy[filled]
+        axes.plot(*points, color=colour, linewidth=0.8, alpha=0.6)
+        size = 12 + 250 * count[filled] / count.sum()
+        axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {ece:.1f} %")
+    axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 2))
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([30])
