@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from checkpoint import open_run_folder, write_atomic, write_json
 from errors import UserError
+from flags import show
 from options import METHOD_FLAGS, as_flag
 from plot_style import COLOURS, reliability, with_grid
 from visualize import save_figure
@@ -26,8 +27,8 @@ COLUMNS = {
     "vote": "{vote:.2f}",
     "mean": "{mean:.2f}",
     "training images (%)": "{train_accuracy_mean:.2f} +- {train_accuracy_sem:.2f}",
-    "ECE (%)": "{ece:.1f}",
-    "NLL": "{nll:.3f}",
+    "ECE of mean (%)": "{ece:.1f}",
+    "NLL of mean": "{nll:.3f}",
     "epochs": "{epochs}",
     "training (s)": "{seconds:.0f}",
     "images/s": "{images_per_second:,.0f}",
@@ -60,8 +61,16 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
 
 
 def _same_flags(path: Path, flags: dict) -> None:
-    if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(flags)):
-        raise UserError(f"{path.parent} holds a comparison with other flags: name another folder with --checkpoint-dir")
+    before, now = json.loads(path.read_text()) if path.exists() else flags, json.loads(json.dumps(flags))
+    for name in sorted(before | now):
+        if before.get(name) != now.get(name):
+            old, new = (
+                as_flag(name) + f" {show(x[name])}" if name in x else f"no {as_flag(name)}" for x in (before, now)
+            )
+            raise UserError(
+                f"{path.parent} holds a comparison with {old}, this one has {new}: name another folder with "
+                "--checkpoint-dir"
+            )
     write_json(path, flags)
 
 
@@ -130,6 +139,7 @@ def accuracy_over_seconds(rows: list[dict], args: Namespace) -> Figure:
         path = row["path"]
         axes.plot(path["seconds"], path["test_accuracy"], color=colour, marker="o", markersize=3, label=row["method"])
     axes.set(xlabel="seconds of training", ylabel=f"test accuracy (%), readout {rows[0]['readout']}")
+    axes.set_xlim(left=0)
     axes.set_title(f"{args.dataset}: accuracy over training time, a dot for each epoch")
     axes.legend()
     return with_grid(figure, axes)
@@ -141,5 +151,5 @@ def calibration(rows: list[dict], args: Namespace) -> Figure:
     axes = figure.subplots()
     signs = zip(rows, COLOURS, "os^vDP", strict=False)
     reliability(axes, [(row["method"], row["bins"], colour, sign) for row, colour, sign in signs])
-    axes.set_title(f"{args.dataset}: calibration on the test images")
+    axes.set_title(f"{args.dataset}: calibration of the runs' mean probability, test images")
     return with_grid(figure, axes)

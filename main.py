@@ -247,6 +247,8 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     )
     evaluator = Evaluator(args, model, info, Streams(args.seed, device))
     result = test_model(evaluator, test, run, checkpoint)
+    if len(evaluator.ways) > 1:
+        draw_pictures(run)
     print_accuracies(args, result)
 
 

@@ -128,9 +128,7 @@ def _check_modes(args: Namespace, given: set[str]) -> None:
 
 
 def _check_together(args: Namespace, given: set[str]) -> None:
-    for name in sorted(given & METHOD_FLAGS.keys()):
-        if args.method not in METHOD_FLAGS[name] and getattr(args, name) is not None:
-            raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}")
+    _check_method(given, args.method)
     low, high = args.alpha_bar_clip or ALPHA_BAR_CLIP
     prototype = args.embedding_type == "prototype"
     image_start = args.embedding_init == "prototype"
@@ -167,17 +165,24 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", args.offload_blocks and args.compile, "does not go with --compile: leave one of them out"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
-        ("solver", args.sampler == ["ancestral"] and args.method == "ct", "belongs to --sampler ode"),
+        ("solver", args.sampler == ["ancestral"] and args.method == "ct", "needs --sampler ode too (or ancestral,ode)"),
         ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
         (
             "steps",
             args.method == "adjoint" and len(args.steps) > 1 and not args.evaluate,
-            "trains with one number of steps: give one",
+            "can be a list for --evaluate only: --method adjoint trains with one number of steps",
         ),
     ]
     for name, wrong, why in rules:
         if name in given and wrong:
             raise UserError(f"{as_flag(name)} {why}")
+
+
+def _check_method(given: set[str], method: str) -> None:
+    """Raises UserError for a given flag that the method does not know."""
+    for name in sorted(given & METHOD_FLAGS.keys()):
+        if method not in METHOD_FLAGS[name]:
+            raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}, not to {method}")
 
 
 def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
@@ -187,6 +192,8 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
     """
     using = args.evaluate or args.predict
     free = EVALUATE_FLAGS if args.evaluate else PREDICT_FLAGS if args.predict else RESUME_FLAGS
+    if "method" not in given:
+        _check_method(given, config["method"])
     for name in sorted(given - free):
         if getattr(args, name) != config.get(name):
             way_out = "leave the flag out" if using else "leave the flag out or start a new run"

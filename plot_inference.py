@@ -59,7 +59,7 @@ def inference_steps(run: RunFiles) -> Figure | None:
         lines.setdefault(" ".join(row[name] for name in ("sampler", "solver") if name in row) or "euler", []).append(
             row
         )
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for (name, points), colour, sign in zip(lines.items(), COLOURS, "os^vDP", strict=False):
         means, errors = ([row[key] for row in points] for key in ("accuracy_mean", "accuracy_sem"))
@@ -68,10 +68,14 @@ def inference_steps(run: RunFiles) -> Figure | None:
             axes.errorbar(steps, means, errors, color=colour, marker=sign, markersize=5, capsize=3, label=name)
         else:
             axes.axhline(means[0], color=colour, linestyle="--", label=f"{name}, adaptive steps")
+            axes.axhspan(means[0] - errors[0], means[0] + errors[0], color=colour, alpha=0.15)
     title = f"accuracy by inference steps, {run.config['dataset']} test images"
     label = f"accuracy (%), readout {run.results['readout']}"
     axes.set(title=title, xlabel="steps (log scale)", ylabel=label, xscale="log")
-    axes.legend()
+    counts = sorted({row["steps"] for row in rows if "steps" in row})
+    axes.set_xticks(counts, counts)
+    axes.set_xticks([], minor=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return with_grid(figure, axes)
 
 

@@ -39,7 +39,7 @@ def training_curves(run: RunFiles) -> Figure | None:
     rate.step(
         epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker, markersize=4
     )
-    rate.set(title="learning rate of the blocks, at the start of the epoch", xlabel="epoch", ylabel="learning rate")
+    rate.set(title="learning rate at the start of the epoch", xlabel="epoch", ylabel="learning rate")
     rate.set_ylim(bottom=0)
     for axes in (accuracy, rate):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -21,7 +21,7 @@ class LearnedSchedule(nn.Module):
     """gamma(t) = gamma_0 + (gamma_1 - gamma_0) gbar(t), gbar(t) = (g(t) - g(0)) / (g(1) - g(0)).
 
     g is a network of two layers whose weights are positive, since they are softplus of the parameters, so it rises;
-    gamma_0 - gamma_1 is positive in the same way. All are trained. gamma starts nearly as a straight line. Computed
+    gamma_0 - gamma_1 is positive in the same way. All are trained. gamma starts close to a straight line. Computed
     in float64.
     """
 
