@@ -6,6 +6,7 @@ probabilities, or by the share of the runs that end in a class.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +22,12 @@ def vote_shares(probabilities: Tensor) -> Tensor:
     return (votes + 1 / m) / (runs + 1)
 
 
+def expected_error(bins: Tensor | np.ndarray) -> float:
+    """Expected calibration error: the mean distance of confidence and accuracy over the answers, in per cent."""
+    count, confidence, accuracy = bins
+    return (100 * (count * abs(confidence - accuracy)).sum() / count.sum()).item()
+
+
 @dataclass
 class Calibration:
     """nll: mean of -log p(true class). bins (3, BINS): count, mean confidence and accuracy (0 to 1) by confidence."""
@@ -30,9 +37,8 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the mean distance of confidence and accuracy over the answers, in per cent."""
-        count, confidence, accuracy = self.bins
-        return (100 * (count * (confidence - accuracy).abs()).sum() / count.sum()).item()
+        """See expected_error."""
+        return expected_error(self.bins)
 
 
 class CalibrationSum:

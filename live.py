@@ -32,10 +32,9 @@ class LiveBoard:
         epoch = row["epoch"]
         for name, value in row.items():
             if isinstance(value, list):
-                numbered = enumerate(value, 1)
-                by_block = {f"block_{t}": part for t, part in numbered if part is not None}
-                for block, part in by_block.items():
-                    self.writer.add_scalar(name if len(value) == 1 else f"{name}/{block}", part, epoch)
+                for t, part in enumerate(value, 1):
+                    if part is not None:
+                        self.writer.add_scalar(name if len(value) == 1 else f"{name}/block_{t}", part, epoch)
             elif isinstance(value, (int, float)) and name != "epoch":
                 self.writer.add_scalar(name, value, epoch)
         if time.monotonic() - self.drawn > DRAW_EVERY:

@@ -7,6 +7,8 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from calibration import expected_error
+
 # Okabe and Ito's colours, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
@@ -42,13 +44,14 @@ def reliability(axes, lines: list[tuple]) -> None:
     """A reliability diagram; lines of (label, bins (3, n) as in calibration.py, colour, marker)."""
     axes.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
     for label, bins, colour, sign in lines:
-        count, confidence, accuracy = np.asarray(bins)
-        ece = 100 * (count * abs(confidence - accuracy)).sum() / count.sum()
+        count, confidence, accuracy = bins = np.asarray(bins)
         filled = count > 0
         points = 100 * confidence[filled], 100 * accuracy[filled]
         axes.plot(*points, color=colour, linewidth=0.8, alpha=0.6)
         size = 12 + 250 * count[filled] / count.sum()
-        axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {ece:.1f} %")
+        axes.scatter(
+            *points, s=size, color=colour, marker=sign, label=f"{label}: expected error {expected_error(bins):.1f} %"
+        )
     axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
     legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 2))
     for handle in legend.legend_handles[1:]:
