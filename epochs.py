@@ -67,9 +67,17 @@ class Training:
 
     def updater(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Updater:
         args = self.args
-        warmup_steps = args.warmup_epochs * steps_per_epoch
-        adam_w = args.method not in ("ct", "fm")  # Table 3 of the paper
-        return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience, adam_w)
+        falling_epochs = args.epochs - args.warmup_epochs if args.lr_schedule == "cosine" else 0
+        return Updater(
+            parameters,
+            args.lr,
+            args.weight_decay,
+            warmup_steps=args.warmup_epochs * steps_per_epoch,
+            plateau_patience=args.lr_scheduler_patience,
+            cosine_steps=falling_epochs * steps_per_epoch,
+            clip_norm=args.clip_grad_norm,
+            adam_w=args.method not in ("ct", "fm"),  # Table 3 of the paper
+        )
 
     def fit(self, after_epoch: Callable[[dict], None] | None = None) -> None:
         """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights.

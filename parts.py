@@ -15,7 +15,7 @@ from errors import UserError
 # Settings of a part that have no influence on what its blocks become.
 FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "compile", "epochs"}
 FREE_SETTINGS |= {"save_every", "steps_report", "embedding_from", "offload_blocks", "merge", "evaluate", "predict"}
-FREE_SETTINGS |= {"compare", "tensorboard", "test_every_epoch"}
+FREE_SETTINGS |= {"compare", "tensorboard", "test_every_epoch", "recipe"}
 
 
 def parse_blocks(text: str) -> list[int]:
@@ -153,7 +153,9 @@ def check_parts(paths: Sequence[str], parts: Sequence[dict]) -> None:
 
 def _check_pair(path: str, part: dict, other_path: str, other: dict) -> None:
     pair = f"{path} and {other_path} differ"
-    settings = [{k: v for k, v in p["config"].items() if k not in FREE_SETTINGS} for p in (part, other)]
+    falling = part["config"].get("lr_schedule") == "cosine"  # to zero at the last of --epochs
+    free = FREE_SETTINGS - {"epochs"} if falling else FREE_SETTINGS
+    settings = [{k: v for k, v in p["config"].items() if k not in free} for p in (part, other)]
     for name in sorted(settings[0] | settings[1]):
         values = [setting.get(name) for setting in settings]
         if values[0] != values[1]:
