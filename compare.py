@@ -12,11 +12,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from checkpoint import open_run_folder, write_atomic, write_json
+from checkpoint import write_atomic, write_json
 from errors import UserError
 from flags import show
 from options import METHOD_FLAGS, as_flag
 from plot_style import COLOURS, reliability, with_grid
+from run_folder import open_run_folder
 from visualize import save_figure
 
 MAIN = Path(__file__).parent / "main.py"
@@ -46,7 +47,11 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
     for name in flags:
         if not set(METHOD_FLAGS.get(name, args.compare)) & set(args.compare):
             raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}: none is compared")
-    open_run_folder(folder)
+    with open_run_folder(folder):
+        _compare(args, flags, folder)
+
+
+def _compare(args: Namespace, flags: dict, folder: Path) -> None:
     _same_flags(folder / "flags.json", flags)
     for method in args.compare:
         known = {name: value for name, value in flags.items() if method in METHOD_FLAGS.get(name, args.compare)}
@@ -84,10 +89,11 @@ def _train(method: str, flags: dict, run: Path) -> None:
     continued = ["--checkpoint", str(last)] if last.exists() else []
     command = [sys.executable, str(MAIN), "--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
     print(f"\n{method}:", flush=True)
-    with subprocess.Popen([*command, *tokens, *continued]) as process:
+    # in a session of its own: a Ctrl-C of the terminal reaches it once, from here
+    with subprocess.Popen([*command, *tokens, *continued], start_new_session=True) as process:
         try:
             code = process.wait()
-        except BaseException:  # a signal, which this process may have got alone
+        except BaseException:
             process.terminate()
             raise
     if code:

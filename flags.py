@@ -394,6 +394,13 @@ def _place_flags(parser: Parser) -> None:
     )
     flag("--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT, metavar="N")
     flag(
+        "--save-every-minutes",
+        10.0,
+        "minutes after which last.pt is written within an epoch too; 0: after epochs only",
+        type=WEIGHT,
+        metavar="MINUTES",
+    )
+    flag(
         "--tensorboard",
         False,
         "write scalars and pictures to RUN/tensorboard as it trains; needs: pip install tensorboard",

@@ -15,11 +15,12 @@ from offload import BlockOffload
 from optimizers import Updater
 from options import parse_flags, settle
 from streams import Streams
-from train import Trainer, update_order
+from train import Trainer, WholeTrainer, update_order
 
 
 def settings(*flags):
-    args, given = parse_flags(["--dataset", "digits", "--num-blocks", "3", *map(str, flags)])
+    continuous = {"ct", "fm", "adjoint"} & set(flags)
+    args, given = parse_flags(["--dataset", "digits", *([] if continuous else ["--num-blocks", "3"]), *map(str, flags)])
     settle(args, given)
     return args
 
@@ -35,7 +36,7 @@ def make_trainer(run, *flags):
     streams = Streams(args.seed)
     data = training_data(raw, args.val_fraction, streams)
     model = new_model(args, data.info, data.train, streams)
-    return Trainer(model, data, args, streams, run)
+    return (Trainer if args.method == "dt" else WholeTrainer)(model, data, args, streams, run)
 
 
 def block_weights(trainer):
