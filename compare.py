@@ -18,6 +18,7 @@ from flags import show
 from options import METHOD_FLAGS, as_flag
 from plot_style import COLOURS, reliability, with_grid
 from run_folder import open_run_folder
+from stops import Stopped
 from visualize import save_figure
 
 MAIN = Path(__file__).parent / "main.py"
@@ -93,8 +94,9 @@ def _train(method: str, flags: dict, run: Path) -> None:
     with subprocess.Popen([*command, *tokens, *continued], start_new_session=True) as process:
         try:
             code = process.wait()
-        except BaseException:
+        except Stopped as stop:
             process.terminate()
+            stop.note = "the same command goes on from there"
             raise
     if code:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")

@@ -1,5 +1,6 @@
 """--tensorboard: scalars and pictures of a run as it goes, for: tensorboard --logdir RUN/tensorboard"""
 
+import sys
 import time
 from pathlib import Path
 
@@ -42,9 +43,12 @@ class LiveBoard:
         self.writer.flush()
 
     def draw(self, epoch: int) -> None:
-        """The pictures that visualize.py draws of the files written so far."""
-        for name, figure in draw_figures(self.run):
-            self.writer.add_figure(name, figure, epoch, close=False)
+        """The pictures that visualize.py draws of the files written so far; no training ends because of them."""
+        try:
+            for name, figure in draw_figures(self.run):
+                self.writer.add_figure(name, figure, epoch, close=False)
+        except Exception as error:
+            print(f"main.py: no pictures for tensorboard ({error})", file=sys.stderr)
         self.drawn = time.monotonic()
 
     def close(self, epoch: int) -> None:

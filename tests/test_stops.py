@@ -14,6 +14,7 @@ import torch
 from test_train import assert_equal, make_trainer
 
 import checkpoint
+import soak
 from checkpoint import load_checkpoint, load_last
 from errors import UserError
 from run_folder import open_run_folder
@@ -207,6 +208,36 @@ def check_failing_saves(folder, every):
 
 def test_a_save_that_fails_at_any_of_its_writes_leaves_good_files(tmp_path):
     assert check_failing_saves(tmp_path, every=50) > 40
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_full_disk_ends_the_run_with_one_line_that_says_how_to_go_on(run_main, tmp_path, monkeypatch):
+    save_last, saves = checkpoint.save_last, []
+
+    def full(*args):
+        saves.append(1)
+        if len(saves) == 2:
+            raise OSError(28, "No space left on device")
+        save_last(*args)
+
+    monkeypatch.setattr("checkpoint.save_last", full)
+    code, _, err = run_main(*SMALL, "--checkpoint-dir", tmp_path)
+    assert (code, len(err)) == (2, 1) and load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
+    assert "No space left" in err[0] and f"continue with: python main.py --checkpoint {tmp_path / 'last.pt'}" in err[0]
+
+
+def test_too_little_memory_is_one_line(run_main, tmp_path, monkeypatch):
+    def hungry(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("train.Trainer.update_block", hungry)
+    code, _, err = run_main(*SMALL, "--checkpoint-dir", tmp_path)
+    assert (code, len(err)) == (2, 1) and "not enough memory" in err[0] and "--batch-size" in err[0]
+
+
+def test_runs_killed_at_random_instants_end_as_the_uninterrupted_one(tmp_path):
+    done = soak.kill_again_and_again("dt", tmp_path, kills=3, seed=0)
+    assert done["runs"] >= 1 and done.total() - done["runs"] >= 3
 
 
 def test_a_last_pt_that_does_not_load_falls_back_to_the_one_before(tmp_path):
