@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import soak
 import torch
 from test_train import assert_equal, make_trainer
 
 import checkpoint
-import soak
 from checkpoint import load_checkpoint, load_last
 from errors import UserError
 from run_folder import open_run_folder
