@@ -1,5 +1,6 @@
 """From settings to a model: the one place that turns flags into a network, for training and for checkpoints."""
 
+import math
 from argparse import Namespace
 from collections.abc import Iterable
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data import DataInfo, Split
-from errors import UserError
+from errors import UserError, reading_checkpoint
 from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.classifier import Classifier
@@ -28,7 +29,8 @@ def build_model(args: Namespace, info: DataInfo, W_embed: Tensor, blocks: Iterab
     shape = info.image_shape
     try:
         if args.method == "dt":
-            alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
+            with torch.device("cpu"):  # its values count, also where the rest has none
+                alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
             frozen = {"learn_theta_out": not args.embedding_from}
             model = NoPropNetDT(shape, W_embed, alpha_bar, blocks=blocks, eta=args.eta, **common, **posterior, **frozen)
         elif args.method == "ct":
@@ -79,14 +81,18 @@ def model_from_checkpoint(
     args: Namespace, info: DataInfo, state: dict[str, Tensor], blocks: Iterable[int] | None = None
 ) -> Classifier:
     """The model of a checkpoint's settings with its weights. Raises UserError where they do not fit."""
-    try:
+    with reading_checkpoint(args.checkpoint):
         model = build_model(args, info, torch.zeros_like(state["W_embed"]), blocks)
         model.load_state_dict(state if blocks is None else select_blocks(state, blocks))
-    except (KeyError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"the weights in {args.checkpoint} do not fit its own settings: the file is damaged, take another one"
-        ) from error
     return model
+
+
+def expected_state(args: Namespace, info: DataInfo, blocks: Iterable[int] | None = None) -> dict[str, Tensor]:
+    """Names, shapes and types of the model's state, on the meta device: takes no memory, whatever the sizes."""
+    m, image_size = len(info.classes), math.prod(info.image_shape)
+    d = {"one-hot": m, "learned": args.embedding_dim, "prototype": image_size}[args.embedding_type]
+    with torch.device("meta"):
+        return build_model(args, info, torch.empty(m, d), blocks).state_dict()
 
 
 def starting_embedding(args: Namespace, info: DataInfo, train: Split, streams: Streams) -> Tensor:

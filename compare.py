@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from checkpoint import open_run_folder, write_atomic, write_json
 from errors import UserError
-from flags import show
-from options import METHOD_FLAGS, as_flag
+from flags import make_parser, show
+from options import METHOD_FLAGS, as_flag, as_tokens
 from plot_style import COLOURS, reliability, with_grid
 from visualize import save_figure
 
@@ -80,7 +80,8 @@ def _train(method: str, flags: dict, run: Path) -> None:
         print(f"{method}: done already in {run}", flush=True)
         return
     last = run / "last.pt"
-    tokens = [token for name, value in flags.items() for token in _tokens(name, value)]
+    parser = make_parser()
+    tokens = [token for name, value in flags.items() for token in as_tokens(parser, name, value)]
     continued = ["--checkpoint", str(last)] if last.exists() else []
     command = [sys.executable, str(MAIN), "--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
     print(f"\n{method}:", flush=True)
@@ -92,14 +93,6 @@ def _train(method: str, flags: dict, run: Path) -> None:
             raise
     if code:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
-
-
-def _tokens(name: str, value: object) -> list[str]:
-    if value is True:
-        return [as_flag(name)]
-    if isinstance(value, list) and name != "alpha_bar_clip":
-        return [as_flag(name), ",".join(map(str, value))]
-    return [as_flag(name), *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
 def _row(method: str, run: Path) -> dict:

@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
         self.defaults: dict[str, object] = {}
+        self.several: set[str] = set()  # those whose values are separated by spaces
 
     def error(self, message: str):
         raise UserError(f"{message} (all flags: python main.py --help)")
@@ -49,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         def flag(name: str, default: object, help: str, shown: str | None = None, **kwargs) -> None:
             action = group.add_argument(name, help=f"{help} (default: {shown or show(default)})", **kwargs)
             self.defaults[action.dest] = default
+            if action.nargs in (2, "+"):
+                self.several.add(action.dest)
 
         return flag
 

@@ -23,7 +23,7 @@ from compare import compare
 from data import DataInfo, Split, load_raw, training_data
 from distributed import Ranks
 from epochs import Training
-from errors import UserError
+from errors import UserError, reading_checkpoint
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
 from live import LiveBoard, require_tensorboard
@@ -158,7 +158,8 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, S
     watched = test.to(device) if args.test_every_epoch else None
     trainer = kind(model, data, args, streams, run, ranks, watched)
     if checkpoint:
-        trainer.load_state_dict(checkpoint)
+        with reading_checkpoint(args.checkpoint):
+            trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
     return trainer, test
 
