@@ -10,13 +10,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from checkpoint import open_run_folder, write_atomic, write_json
-from errors import UserError
+from errors import UserError, reading, require
 from flags import make_parser, show
 from options import METHOD_FLAGS, as_flag, as_tokens
 from plot_style import COLOURS, reliability, with_grid
+from run_files import read_json
+from untrusted import check_history
 from visualize import save_figure
 
 MAIN = Path(__file__).parent / "main.py"
@@ -61,7 +64,8 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
 
 
 def _same_flags(path: Path, flags: dict) -> None:
-    before, now = json.loads(path.read_text()) if path.exists() else flags, json.loads(json.dumps(flags))
+    before, now = read_json(path, "delete it", _check_flags), json.loads(json.dumps(flags))
+    before = now if before is None else before
     for name in sorted(before | now):
         if before.get(name) != now.get(name):
             old, new = (
@@ -72,6 +76,10 @@ def _same_flags(path: Path, flags: dict) -> None:
                 "--checkpoint-dir"
             )
     write_json(path, flags)
+
+
+def _check_flags(flags: dict) -> None:
+    require(type(flags) is dict and flags.keys() <= make_parser().defaults.keys(), "it holds no flags")
 
 
 def _train(method: str, flags: dict, run: Path) -> None:
@@ -96,9 +104,18 @@ def _train(method: str, flags: dict, run: Path) -> None:
 
 
 def _row(method: str, run: Path) -> dict:
-    """What the table and the figures show of a run."""
-    results = json.loads((run / "results.json").read_text())
-    history = json.loads((run / "logs" / "training_history.json").read_text())
+    """What the table and the figures show of a run. Raises UserError where its files are damaged."""
+    with reading(f"what --method {method} left in {run}", "delete that folder, and the method is trained again"):
+        results = json.loads((run / "results.json").read_text())
+        history = json.loads((run / "logs" / "training_history.json").read_text())
+        check_history(history)
+        row = _summary(method, results, history)
+        _table([row])
+        require(np.asarray(row["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
+    return row
+
+
+def _summary(method: str, results: dict, history: list[dict]) -> dict:
     seconds = [row["seconds"] for row in history]
     own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
     return {

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from errors import require
+
 MAX_PICKLE = 2**26  # bytes; a run of a thousand blocks and epochs has about 50 million
 MAX_STEPS = 2 * 10**7  # opcodes
 MAX_CONTAINERS = 10**6  # lists and dicts
@@ -56,11 +58,6 @@ def check_container(path: Path) -> None:
             check_plain(content, budget=6 * steps)
             spoiled = archive.testzip()  # torch does not look at the checksums
             require(spoiled is None, f"its part {spoiled} is not what was written")
-
-
-def require(holds: object, what_is_wrong: str) -> None:
-    if not holds:
-        raise ValueError(what_is_wrong)
 
 
 def _check_directory(file: BinaryIO, size: int) -> None:

@@ -172,6 +172,16 @@ def training_data(raw: RawImages, val_fraction: float, streams: Streams, info: D
     return TrainingData(info, train.to(streams.device), validation.to(streams.device))
 
 
+def require_same(raw: RawImages, info: DataInfo, part: str) -> None:
+    """Raises UserError where the classes or the shape are not those of the checkpoint that info is from."""
+    if raw.classes != info.classes:
+        missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
+        raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
+    height, width, channels = raw.images.shape[1:]
+    if (channels, height, width) != tuple(info.image_shape):
+        raise UserError(f"the {part} images are {height}x{width}x{channels}, those of the model {info.image_shape}")
+
+
 def epoch_batches(count: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
     """The indices 0..count-1 in a drawn order, cut into batches; a last single one joins the batch before it."""
     batches = list(torch.randperm(count, generator=order).split(batch_size))

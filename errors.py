@@ -1,7 +1,7 @@
 """What is told to the person at the keyboard: main.py prints a UserError as one line, exit code 2."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 MAX_REASON = 200  # characters
 
@@ -15,14 +15,23 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def require(holds: object, what_is_wrong: str) -> None:
+    """Inside of `reading` only, which names the file."""
+    if not holds:
+        raise ValueError(what_is_wrong)
+
+
 @contextmanager
-def reading_checkpoint(path: object) -> Iterator[None]:
-    """Whatever goes wrong inside is the fault of the file, and becomes a UserError that names it."""
+def reading(what: object, way_out: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of the file that is read, and becomes a UserError that names it."""
     try:
         yield
     except (UserError, OSError):
         raise
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__} "
-        reason = printable(f"{kind}{error}")[:MAX_REASON]
-        raise UserError(f"the checkpoint {path} is damaged ({reason}): take another one") from error
+        raise UserError(f"{what} is damaged ({printable(f'{kind}{error}')[:MAX_REASON]}): {way_out}") from error
+
+
+def reading_checkpoint(path: object) -> AbstractContextManager:
+    return reading(f"the checkpoint {path}", "take another one")

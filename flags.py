@@ -30,6 +30,7 @@ EPOCHS = {
 }
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 ETA = {"dt": 0.1, "ct": 1.0}
+MAX_COUNT, MAX_STEPS, MAX_RUNS, MAX_BLOCKS = 10**9, 10**5, 1000, 10**4  # beyond is a slip, and would take all memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +42,8 @@ class Parser(argparse.ArgumentParser):
         self.several: set[str] = set()  # those whose values are separated by spaces
 
     def error(self, message: str):
+        if "expected at least one argument" in message or "unrecognized arguments: -" in message:
+            message += "; a file whose name begins with - is written ./-x.png"
         raise UserError(f"{message} (all flags: python main.py --help)")
 
     def group(self, title: str):
@@ -79,7 +82,7 @@ def _number(kind: type, low: float, high: float = math.inf, *, open_low: bool = 
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
+        if not low <= value <= high or value == math.inf or (open_low and value == low):
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {what} of {bound}")
         return value
@@ -87,7 +90,7 @@ def _number(kind: type, low: float, high: float = math.inf, *, open_low: bool = 
     return convert
 
 
-COUNT, POSITIVE = _number(int, 0), _number(int, 1)
+COUNT, POSITIVE = _number(int, 0), _number(int, 1, MAX_COUNT)
 RATE, WEIGHT = _number(float, 0, open_low=True), _number(float, 0)
 
 
@@ -141,7 +144,7 @@ def _data_flags(parser: Parser) -> None:
         None,
         "side in pixels to which the images of --dataset folder are cropped and scaled",
         shown="their own where all have the same of at most 64, else 32",
-        type=_number(int, 4),
+        type=_number(int, 4, 4096),
         metavar="PIXELS",
     )
     flag(
@@ -173,7 +176,7 @@ def _model_flags(parser: Parser) -> None:
         type=_list_of(_one_of(tuple(METHODS))),
         metavar="METHOD,...",
     )
-    flag("--num-blocks", 10, "blocks T of dt and backprop", type=POSITIVE, metavar="T")
+    flag("--num-blocks", 10, "blocks T of dt and backprop", type=_number(int, 1, MAX_BLOCKS), metavar="T")
     flag(
         "--embedding-type",
         "learned",
@@ -254,7 +257,7 @@ def _training_flags(parser: Parser) -> None:
         type=POSITIVE,
         metavar="N",
     )
-    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2), metavar="N")
+    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2, MAX_COUNT), metavar="N")
     flag("--lr", 0.001, "learning rate of every AdamW (ct, fm: Adam)", type=RATE, metavar="RATE")
     flag("--weight-decay", 0.001, "weight decay of every AdamW (ct, fm: Adam)", type=WEIGHT, metavar="RATE")
     flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
@@ -296,7 +299,7 @@ def _inference_flags(parser: Parser) -> None:
         "--eval-runs",
         None,
         "inference runs, each from fresh noise",
-        type=POSITIVE,
+        type=_number(int, 1, MAX_RUNS),
         metavar="R",
         shown="5; deterministic: 1",
     )
@@ -305,7 +308,7 @@ def _inference_flags(parser: Parser) -> None:
         [1000],
         "steps of inference of ct and fm, of training too of adjoint; of a list such as 5,10,50 every number is "
         "tested, and the last one is the result",
-        type=_list_of(POSITIVE),
+        type=_list_of(_number(int, 1, MAX_STEPS)),
         metavar="N,...",
     )
     flag(

@@ -11,6 +11,7 @@ import torch
 from checkpoint import __version__, write_json
 from data import DataInfo, Split
 from distributed import Ranks
+from errors import printable
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from parts import format_blocks
@@ -38,7 +39,7 @@ def describe_run(args: Namespace, info: DataInfo, model: Classifier, sizes: dict
 
 
 def _describe_model(args: Namespace, model: Classifier) -> str:
-    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
+    frozen = f" of {printable(args.embedding_from)}, frozen" if args.embedding_from else ""
     embedding = f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}"
     title = TITLES[args.method]
     if args.num_blocks is None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from build import expected_state
-from container import require
 from data import DataInfo
+from errors import require
 from flags import make_parser
 from options import METHOD_FLAGS, as_flag, is_accepted
 from parts import blocks_in
