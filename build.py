@@ -18,7 +18,7 @@ from models.NoProp_DT import NoPropNetDT
 from models.NoProp_FM import NoPropNetFM
 from models.schedules import make_alpha_bar
 from options import learns_embedding
-from parts import select_blocks
+from parts import block_of, select_blocks
 from streams import Streams
 
 
@@ -87,12 +87,21 @@ def model_from_checkpoint(
     return model
 
 
-def expected_state(args: Namespace, info: DataInfo, blocks: Iterable[int] | None = None) -> dict[str, Tensor]:
-    """Names, shapes and types of the model's state, on the meta device: takes no memory, whatever the sizes."""
-    m, image_size = len(info.classes), math.prod(info.image_shape)
+def expected_state(args: Namespace, info: DataInfo, held: Iterable[int]) -> dict[str, Tensor]:
+    """Names, shapes and types of the model's state, on the meta device: takes no memory, whatever the sizes.
+
+    held: its blocks, if it has any; one is built, and the others are as that one.
+    """
+    m, image_size, T = len(info.classes), math.prod(info.image_shape), args.num_blocks
     d = {"one-hot": m, "learned": args.embedding_dim, "prototype": image_size}[args.embedding_type]
+    of_one = Namespace(**{**vars(args), "num_blocks": T and 1})
     with torch.device("meta"):
-        return build_model(args, info, torch.empty(m, d), blocks).state_dict()
+        state = build_model(of_one, info, torch.empty(m, d)).state_dict()
+        by_block = {"alpha_bar": (T or 0) + 1, "w": T}
+        state |= {name: torch.empty(by_block[name], dtype=state[name].dtype) for name in state.keys() & by_block}
+    first = {name: value for name, value in state.items() if block_of(name)}
+    shared = select_blocks(state, ())
+    return shared | {name.replace(".0.", f".{t - 1}.", 1): value for t in held for name, value in first.items()}
 
 
 def starting_embedding(args: Namespace, info: DataInfo, train: Split, streams: Streams) -> Tensor:

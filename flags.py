@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 
 from data import DATASETS
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         self.several: set[str] = set()  # those whose values are separated by spaces
 
     def error(self, message: str):
-        if "expected at least one argument" in message or "unrecognized arguments: -" in message:
+        if "expected at least one argument" in message or re.search("unrecognized arguments: -[^-]", message):
             message += "; a file whose name begins with - is written ./-x.png"
         raise UserError(f"{message} (all flags: python main.py --help)")
 

@@ -58,6 +58,7 @@ def read_json(path: Path, way_out: str, check: Callable[[object], object]) -> ob
 
 
 def _check_settings(config: dict) -> None:
+    require(type(config) is dict, "it holds no settings")
     check_config({name: value for name, value in config.items() if name != "versions"})
 
 

@@ -62,15 +62,12 @@ def check_info(info: dict) -> DataInfo:
     return DataInfo(classes, shape, list(info["mean"]), list(info["std"]))
 
 
-def _held_blocks(settings: Namespace, content: dict) -> list[int] | None:
-    """The blocks in the file, which are those that the settings ask for; None for a method without blocks.
-
-    Looked at first, so that no more blocks are built than there are.
-    """
+def _held_blocks(settings: Namespace, content: dict) -> list[int]:
+    """The blocks in the file, which are those that the settings ask for."""
     named = [name for name in content["model"] if name.startswith("blocks.")]
     require(all(re.match(r"blocks\.\d{1,6}\.", name) for name in named), "its blocks have odd names")
     if settings.num_blocks is None:
-        return None
+        return []
     held, T = blocks_in(content), settings.num_blocks
     whole = len(held) == T and held[-1] == T
     require(held == settings.blocks if settings.blocks else whole, f"it does not hold the {T} blocks of its settings")
@@ -124,14 +121,15 @@ def check_history(rows: list[dict]) -> None:
     """Rows of training_history.json, too. Raises ValueError, KeyError or TypeError."""
     require(type(rows) is list, "its history is no list")
     length = len(rows[0]["loss"]) if rows else 0
+    losses = {name for name in rows[0] if name.startswith("loss")} if rows else set()
     for i, row in enumerate(rows, 1):
         require(row["epoch"] == i, "the epochs of its history do not count from 1")
         require(_number(row["learning_rate"]) and row["images_per_second"] > 0, f"row {i} of its history is odd")
         require(all(_accuracy(row[name]) for name in ("train_accuracy", "val_accuracy")), f"row {i} has no accuracy")
+        require(losses <= row.keys(), f"row {i} of its history lacks a loss")
         for name, value in row.items():
             values = value if type(value) is list else [value]
-            listed = name == "loss" or name.startswith("loss_")
-            fits = len(values) == length if listed else type(value) is not list
+            fits = (len(values) == length) if name in losses else type(value) is not list
             require(fits and all(_in_history(part) for part in values), f"the {name} in row {i} of its history is odd")
 
 
