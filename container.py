@@ -53,6 +53,7 @@ def check_container(path: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             sizes = _member_sizes(archive, path.stat().st_size)
             folder = _folder(sizes)
+            require(f"{folder}/data.pkl" in sizes, "it has no description of its content")
             require(sizes[f"{folder}/data.pkl"] <= MAX_PICKLE, "its description of the content is absurdly large")
             content, steps = read_pickle(archive.read(f"{folder}/data.pkl"), folder, sizes)
             check_plain(content, budget=6 * steps)

@@ -179,7 +179,8 @@ def require_same(raw: RawImages, info: DataInfo, part: str) -> None:
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
     height, width, channels = raw.images.shape[1:]
     if (channels, height, width) != tuple(info.image_shape):
-        raise UserError(f"the {part} images are {height}x{width}x{channels}, those of the model {info.image_shape}")
+        sizes = ("x".join(map(str, shape)) for shape in ((channels, height, width), info.image_shape))
+        raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))
 
 
 def epoch_batches(count: int, batch_size: int, order: torch.Generator) -> list[Tensor]:

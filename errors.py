@@ -30,7 +30,8 @@ def reading(what: object, way_out: str) -> Iterator[None]:
         raise
     except Exception as error:
         kind = "" if isinstance(error, (ValueError, RuntimeError)) else f"{type(error).__name__} "
-        raise UserError(f"{what} is damaged ({printable(f'{kind}{error}')[:MAX_REASON]}): {way_out}") from error
+        reason = " ".join(f"{kind}{error}".split())[:MAX_REASON]
+        raise UserError(f"{what} is damaged ({reason}): {way_out}") from error
 
 
 def reading_checkpoint(path: object) -> AbstractContextManager:

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 run_command(argv, ranks)
     except UserError as error:
-        ranks.report(printable(" ".join(str(error).split())))
+        ranks.report(printable(error))
         return ranks.leave(2)
     except OSError as error:
         ranks.report(printable(f"{error}: the files written before are intact"))

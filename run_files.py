@@ -34,7 +34,7 @@ class RunFiles(NamedTuple):
 
 def read_run(folder: Path) -> RunFiles:
     """Raises UserError for a folder that is no run, and for a file in it that cannot be read."""
-    config = read_json(folder / "config.json", "delete it", _check_settings)
+    config = read_json(folder / "config.json", "delete it, or make it again with --evaluate", _check_settings)
     if config is None:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     path = folder / "logs" / "examples.npz"

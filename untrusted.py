@@ -54,7 +54,7 @@ def check_info(info: dict) -> DataInfo:
     classes, shape = info["classes"], tuple(info["image_shape"])
     require(type(classes) is list and len(classes) > 1, "it has less than two classes")
     require(all(type(name) is str for name in classes) and len(set(classes)) == len(classes), "its classes are odd")
-    require(len(shape) == 3 and all(_whole(side, 1) for side in shape) and shape[0] in (1, 3), "its images are odd")
+    require(len(shape) == 3 and shape[0] in (1, 3) and all(_whole(side, 4) for side in shape[1:]), "its images are odd")
     for name, low in (("mean", -math.inf), ("std", 0)):
         values = info[name]
         numbers = len(values) == shape[0] and all(_number(value, low) for value in values)
@@ -76,9 +76,9 @@ def _held_blocks(settings: Namespace, content: dict) -> list[int]:
 
 def check_weights(state: dict, expected: dict[str, Tensor]) -> None:
     """Names, shapes, types and values of a model's state."""
-    missing, more = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    require(not missing, f"it lacks the weights {missing[:1]}")
-    require(not more, f"it has weights {more[:1]} that its settings do not ask for")
+    missing, more = sorted(expected.keys() - state.keys()), sorted(map(str, state.keys() - expected.keys()))
+    require(not missing, f"it lacks the weights {''.join(missing[:1])}")
+    require(not more, f"it has weights {''.join(more[:1])} that its settings do not ask for")
     for name, value in expected.items():
         _check_tensor(name, state[name], value)
     if "alpha_bar" in state:

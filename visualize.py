@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         for path in draw_run(args.run):
             print(printable(path))
     except (UserError, OSError) as error:
-        print("visualize.py: error:", printable(" ".join(str(error).split())), file=sys.stderr)
+        print("visualize.py: error:", printable(error), file=sys.stderr)
         return 2
     return 0
 

@@ -135,7 +135,7 @@ IMAGES = {
     "32-bit image": Case(lambda b: b.image("x.tif", DEEP), "16 bits"),
     "link that points nowhere": Case(link("x.png", "nowhere.png"), "points nowhere: to nowhere.png"),
     "link that points to itself": Case(link("x.png", "x.png"), "points nowhere"),
-    "name that drives a terminal": Case(lambda b: b.predict(b.folder / "\x1b[2Jx\n.png"), "\\x1b[2Jx"),
+    "name that drives a terminal": Case(lambda b: b.predict(b.folder / "\x1b[2Jx\n.png"), "\\x1b[2Jx\\n.png"),
     "name that looks like a flag": Case(lambda b: ["--predict", "-x.png", "--checkpoint", b.model], "./-x.png"),
     "no data folder": Case(lambda b: ["--dataset", "folder", "--data-dir", b.folder / "nowhere"], "nowhere"),
     "no test images": Case(without("test"), "test"),

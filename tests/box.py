@@ -159,10 +159,10 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def call(words: list) -> tuple[int, str, str]:
+def call(words: list, encoding: str = "utf-8") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of main.py, or of visualize.py for a path alone."""
     program = visualize if isinstance(words[0], Path) else main
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = program.main([str(word) for word in words])
-    return code, *(stream.buffer.getvalue().decode() for stream in (out, err))
+    return code, *(stream.buffer.getvalue().decode(encoding) for stream in (out, err))
