@@ -19,7 +19,7 @@ from errors import require
 MAX_PICKLE = 2**26  # bytes; a run of a thousand blocks and epochs has about 50 million
 MAX_STEPS = 2 * 10**7  # opcodes
 MAX_CONTAINERS = 10**6  # lists and dicts
-MAX_DIRECTORY = 2**26  # bytes of the zip file's list of members
+MAX_DIRECTORY = 2**25  # bytes of the zip file's list of members
 MAX_DEPTH = 20
 MAX_DIMENSIONS = 4  # of a tensor
 MAX_TEXT = 2**14  # characters
@@ -79,7 +79,6 @@ def _member_sizes(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
     require(len(sizes) == len(members), "two of its members have the same name")
     stored = all(m.compress_type == zipfile.ZIP_STORED and m.file_size == m.compress_size for m in members)
     require(stored, "its members are compressed")
-    require(not any(member.flag_bits & 1 for member in members), "its members are encrypted")
     require(sum(sizes.values()) <= size, "its members are larger than the file")
     return sizes
 

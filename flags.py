@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         def flag(name: str, default: object, help: str, shown: str | None = None, **kwargs) -> None:
             action = group.add_argument(name, help=f"{help} (default: {shown or show(default)})", **kwargs)
             self.defaults[action.dest] = default
-            if action.nargs in (2, "+"):
+            if action.nargs not in (None, 0):
                 self.several.add(action.dest)
 
         return flag

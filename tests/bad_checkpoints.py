@@ -9,7 +9,11 @@ from collections.abc import Callable
 import torch
 from box import MARKER, Box, Case, Runs, evaluate, png, resume
 
-from container import MAX_CONTAINERS, MAX_PICKLE
+from container import END, MAX_CONTAINERS, MAX_PICKLE
+
+
+def model(change: Callable[[dict], object]):
+    return lambda box: evaluate(box.changed(change))
 
 
 def laughs(levels: int = 15, width: int = 30) -> bytes:
@@ -18,7 +22,7 @@ def laughs(levels: int = 15, width: int = 30) -> bytes:
     return b"\x80\x02]q\x00" + made + b"."
 
 
-def pickled(pickle: bytes):
+def written(pickle: bytes):
     return lambda box: evaluate(box.written(pickle))
 
 
@@ -70,11 +74,37 @@ def spoiled(box: Box) -> list:
     return evaluate(box.file("x.pt", bytes(data)))
 
 
-def larger(box: Box) -> list:
-    """A tensor of 2^30 numbers, of which the file has ten."""
-    with zipfile.ZipFile(box.saved({"x": torch.zeros(10)})) as archive:
-        members = {name: archive.read(f"stranger/{name}") for name in ("data.pkl", "data/0")}
-    return evaluate(box.written(members["data.pkl"].replace(b"K\n", b"J\0\0\0\x40"), {"data/0": members["data/0"]}))
+def two_lists(box: Box) -> list:
+    """Some programs would find the list of members elsewhere than others."""
+    data = box.model.read_bytes()
+    end = list(END.unpack(data[-END.size :]))
+    end[12] -= 1  # where the locator says that it ends
+    return evaluate(box.file("x.pt", data[: -END.size] + END.pack(*end)))
+
+
+def retold(old: bytes, new: bytes):
+    """A tensor of ten numbers, of which the pickle says something else."""
+
+    def make(box: Box) -> list:
+        with zipfile.ZipFile(box.saved({"x": torch.zeros(10)})) as archive:
+            pickle, numbers = archive.read("stranger/data.pkl"), archive.read("stranger/data/0")
+        assert old in pickle
+        return evaluate(box.written(pickle.replace(old, new), {"data/0": numbers}))
+
+    return make
+
+
+def many_members(box: Box) -> list:
+    """Of 40 million bytes of zeros the file says that they are a list of a million members."""
+    size, many = 40 * 10**6, 10**6
+    record = (b"PK\6\6", 44, 45, 45, 0, 0, many, many, size, 0)
+    end = END.pack(*record, b"PK\6\7", 0, size, 1, b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 0, 0)
+    return evaluate(box.file("x.pt", bytes(size) + end))
+
+
+def two_folders(archive: zipfile.ZipFile) -> None:
+    archive.writestr("x/data.pkl", b"\x80\x02N.")
+    archive.writestr("y/data.pkl", b"\x80\x02N.")
 
 
 FILES = {
@@ -100,20 +130,35 @@ FILES = {
     "zip bomb": Case(lambda b: evaluate(b.zipped(compressed)), "compressed"),
     "two members of one name": Case(lambda b: evaluate(b.zipped(twice)), "same name"),
     "encrypted member": Case(lambda b: evaluate(b.zipped(encrypted)), "encrypted"),
+    "a million members": Case(many_members, "too many members"),
+    "members in two folders": Case(lambda b: evaluate(b.zipped(two_folders)), "several folders"),
+    "two lists of members": Case(two_lists, "out of place"),
     "overlapping members": Case(lambda b: evaluate(b.zipped(overlapping)), "larger than the file"),
     "no pickle in it": Case(lambda b: evaluate(b.zipped(lambda a: a.writestr("x/y", b"z"))), "no description"),
-    "a huge pickle": Case(pickled(b"N" * (MAX_PICKLE + 1)), "absurdly large"),
-    "a million lists": Case(pickled(b"\x80\x02" + b"]" * (MAX_CONTAINERS + 1) + b"."), "too many"),
-    "a huge word": Case(pickled(b"\x80\x02X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"."), "absurdly long word"),
-    "a word that is cut off": Case(pickled(b"\x80\x02X\xff\xff\xff\x7fabc."), "damaged"),
-    "a huge number": Case(pickled(b"\x80\x02\x8b" + struct.pack("<i", 10**6) + b"a" * 10**6 + b"."), "LONG4"),
-    "nested a hundred thousand deep": Case(pickled(b"\x80\x02" + b")" + b"\x85" * 10**5 + b"."), "too deeply"),
-    "a key nested a hundred thousand deep": Case(pickled(b"\x80\x02})" + b"\x85" * 10**5 + b"Ns."), "keys"),
-    "contains itself": Case(pickled(b"\x80\x02]q\x00h\x00a."), "itself"),
-    "billion laughs": Case(pickled(laughs()), "many times over"),
-    "endless pickle": Case(pickled(b"\x80\x02N"), "damaged"),
-    "newer pickle": Case(pickled(b"\x80\x04N."), "protocol"),
-    "larger tensor than its bytes": Case(larger, "its elements"),
+    "a huge pickle": Case(written(b"N" * (MAX_PICKLE + 1)), "absurdly large"),
+    "a million lists": Case(written(b"\x80\x02" + b"]" * (MAX_CONTAINERS + 1) + b"."), "too many"),
+    "a huge word": Case(written(b"\x80\x02X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"."), "absurdly long word"),
+    "a word that is cut off": Case(written(b"\x80\x02X\xff\xff\xff\x7fabc."), "damaged"),
+    "a huge number": Case(written(b"\x80\x02\x8b" + struct.pack("<i", 10**6) + b"a" * 10**6 + b"."), "LONG4"),
+    "nested a hundred thousand deep": Case(written(b"\x80\x02" + b")" + b"\x85" * 10**5 + b"."), "too deeply"),
+    "a key nested a hundred thousand deep": Case(written(b"\x80\x02})" + b"\x85" * 10**5 + b"Ns."), "keys"),
+    "contains itself": Case(written(b"\x80\x02]q\x00h\x00a."), "itself"),
+    "billion laughs": Case(written(laughs()), "many times over"),
+    "endless pickle": Case(written(b"\x80\x02N"), "damaged"),
+    "newer pickle": Case(written(b"\x80\x04N."), "protocol"),
+    "larger tensor than its bytes": Case(retold(b"K\n", b"J\0\0\0\x40"), "its elements"),
+    "tensor that begins before its bytes": Case(retold(b"QK\0", b"QJ\xff\xff\xff\xff"), "tensor that is none"),
+    "tensor without elements": Case(written(b"\x80\x02(NNNNNtQ."), "tensor that is none"),
+    "tensor of nothing": Case(
+        written(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NK\x00))tR."), "tensor that is none"
+    ),
+    "type as a value": Case(written(b"\x80\x02}K\x00ctorch\nFloatStorage\ns."), "odd things"),
+    "call of a type": Case(written(b"\x80\x02ctorch\nFloatStorage\n)R."), "calls what"),
+    "dict of something": Case(written(b"\x80\x02ccollections\nOrderedDict\n(NtR."), "not made as ours"),
+    "attributes of a list": Case(written(b"\x80\x02]}b."), "attributes"),
+    "tensor whose elements overlap": Case(
+        model(lambda c: c.update(x=torch.zeros(10).as_strided((5, 2), (1, 1)))), "overlap"
+    ),
     "expanded tensor": Case(
         lambda b: evaluate(b.changed(lambda c: c.update(x=torch.zeros(1).expand(10**9)))), "its elements"
     ),
@@ -122,10 +167,6 @@ FILES = {
         lambda b: evaluate(b.changed(lambda c: c.update(x=torch.empty(10**15, device="meta")))), "meta"
     ),
 }
-
-
-def model(change: Callable[[dict], object]):
-    return lambda box: evaluate(box.changed(change))
 
 
 def config(**settings):
@@ -158,7 +199,7 @@ MANY = {f"blocks.{i}.x": torch.zeros(1) for i in range(2000)}
 CONTENTS = {
     "no settings": Case(model(lambda c: c.pop("config")), "config"),
     "settings that are a list": Case(model(lambda c: c.update(config=[1, 2])), "settings"),
-    "unknown setting": Case(config(wavelets=True), "wavelets"),
+    "unknown setting": Case(config(wavelets=True), "does not know"),
     "setting of a wrong type": Case(config(eta="much"), "--eta"),
     "whole number with a fraction": Case(config(num_blocks=3.0), "--num-blocks"),
     "number that is True": Case(config(epochs=True), "--epochs"),
@@ -194,6 +235,7 @@ CONTENTS = {
     "weights infinite": Case(spoil("theta_out.bias", float("inf")), "theta_out.bias"),
     "noise levels that do not rise": Case(model(lambda c: c["model"]["alpha_bar"].fill_(0.5)), "rise"),
     "epoch that is a word": Case(model(lambda c: c.update(epoch="two")), "epoch"),
+    "seconds that are none": Case(model(lambda c: c.update(train_seconds=None)), "train_seconds"),
     "accuracy over 100 %": Case(model(lambda c: c.update(val_accuracy=1e9)), "val_accuracy"),
     "first embeddings of a wrong shape": Case(model(lambda c: c.update(W_embed_start=torch.zeros(2))), "W_embed_start"),
     "history of other epochs": Case(last(lambda c: c["history"].pop()), "other epochs"),
