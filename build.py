@@ -1,5 +1,6 @@
 """From settings to a model: the one place that turns flags into a network, for training and for checkpoints."""
 
+import math
 from argparse import Namespace
 from collections.abc import Iterable
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data import DataInfo, Split
-from errors import UserError
+from errors import UserError, reading_checkpoint
 from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.classifier import Classifier
@@ -17,7 +18,7 @@ from models.NoProp_DT import NoPropNetDT
 from models.NoProp_FM import NoPropNetFM
 from models.schedules import make_alpha_bar
 from options import learns_embedding
-from parts import select_blocks
+from parts import block_of, select_blocks
 from streams import Streams
 
 
@@ -28,7 +29,8 @@ def build_model(args: Namespace, info: DataInfo, W_embed: Tensor, blocks: Iterab
     shape = info.image_shape
     try:
         if args.method == "dt":
-            alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
+            with torch.device("cpu"):  # its values count, also where the rest has none
+                alpha_bar = make_alpha_bar(args.schedule, args.num_blocks, tuple(args.alpha_bar_clip))
             frozen = {"learn_theta_out": not args.embedding_from}
             model = NoPropNetDT(shape, W_embed, alpha_bar, blocks=blocks, eta=args.eta, **common, **posterior, **frozen)
         elif args.method == "ct":
@@ -79,14 +81,27 @@ def model_from_checkpoint(
     args: Namespace, info: DataInfo, state: dict[str, Tensor], blocks: Iterable[int] | None = None
 ) -> Classifier:
     """The model of a checkpoint's settings with its weights. Raises UserError where they do not fit."""
-    try:
+    with reading_checkpoint(args.checkpoint):
         model = build_model(args, info, torch.zeros_like(state["W_embed"]), blocks)
         model.load_state_dict(state if blocks is None else select_blocks(state, blocks))
-    except (KeyError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"the weights in {args.checkpoint} do not fit its own settings: the file is damaged, take another one"
-        ) from error
     return model
+
+
+def expected_state(args: Namespace, info: DataInfo, held: Iterable[int]) -> dict[str, Tensor]:
+    """Names, shapes and types of the model's state, on the meta device: takes no memory, whatever the sizes.
+
+    held: its blocks, if it has any; one is built, and the others are as that one.
+    """
+    m, image_size, T = len(info.classes), math.prod(info.image_shape), args.num_blocks
+    d = {"one-hot": m, "learned": args.embedding_dim, "prototype": image_size}[args.embedding_type]
+    of_one = Namespace(**{**vars(args), "num_blocks": T and 1})
+    with torch.device("meta"):
+        state = build_model(of_one, info, torch.empty(m, d)).state_dict()
+        by_block = {"alpha_bar": (T or 0) + 1, "w": T}
+        state |= {name: torch.empty(by_block[name], dtype=state[name].dtype) for name in state.keys() & by_block}
+    first = {name: value for name, value in state.items() if block_of(name)}
+    shared = select_blocks(state, ())
+    return shared | {name.replace(".0.", f".{t - 1}.", 1): value for t in held for name, value in first.items()}
 
 
 def starting_embedding(args: Namespace, info: DataInfo, train: Split, streams: Streams) -> Tensor:

@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 import torch
 
-from errors import UserError
+from container import check_container
+from errors import UserError, reading_checkpoint
 from parts import is_whole
+from untrusted import check_content
 
 __version__ = "0.1.0"
 
@@ -134,16 +136,15 @@ def load_checkpoint(path: str | Path) -> dict:
         raise UserError(f"{path} is a folder: name a checkpoint in it (it has {_checkpoints_in(path)})")
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path} (its folder has {_checkpoints_in(path.parent)})")
-    try:
+    with reading_checkpoint(path):
+        check_container(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly every kind of error on a broken file
-        raise UserError(
-            f"the checkpoint {path} cannot be read (truncated, or not a checkpoint of this program): take another one"
-        ) from error
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
         raise UserError(f"{path} is not a checkpoint of this program")
-    if content["format"] not in READABLE:
-        raise UserError(f"{path} has checkpoint format {content['format']}, this program reads {READABLE}")
+    if content.get("format") not in READABLE:
+        raise UserError(f"{path} has checkpoint format {content.get('format')}, this program reads {READABLE}")
+    with reading_checkpoint(path):
+        check_content(content)
     return content
 
 

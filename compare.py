@@ -10,15 +10,19 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from checkpoint import write_atomic, write_json
-from errors import UserError
-from flags import show
-from options import METHOD_FLAGS, as_flag
+from errors import UserError, reading, require
+from flag_types import show
+from flags import make_parser
+from options import METHOD_FLAGS, as_flag, as_tokens
 from plot_style import COLOURS, reliability, with_grid
+from run_files import read_json
 from run_folder import open_run_folder
 from stops import Stopped
+from untrusted import check_history
 from visualize import save_figure
 
 MAIN = Path(__file__).parent / "main.py"
@@ -67,7 +71,8 @@ def _compare(args: Namespace, flags: dict, folder: Path) -> None:
 
 
 def _same_flags(path: Path, flags: dict) -> None:
-    before, now = json.loads(path.read_text()) if path.exists() else flags, json.loads(json.dumps(flags))
+    before, now = read_json(path, "delete it", _check_flags), json.loads(json.dumps(flags))
+    before = now if before is None else before
     for name in sorted(before | now):
         if before.get(name) != now.get(name):
             old, new = (
@@ -80,13 +85,18 @@ def _same_flags(path: Path, flags: dict) -> None:
     write_json(path, flags)
 
 
+def _check_flags(flags: dict) -> None:
+    require(type(flags) is dict and flags.keys() <= make_parser().defaults.keys(), "it holds no flags")
+
+
 def _train(method: str, flags: dict, run: Path) -> None:
     """Run main.py, unless the run is complete. Raises UserError where it fails, which has told why by then."""
     if (run / "results.json").exists():
         print(f"{method}: done already in {run}", flush=True)
         return
     last = run / "last.pt"
-    tokens = [token for name, value in flags.items() for token in _tokens(name, value)]
+    parser = make_parser()
+    tokens = [token for name, value in flags.items() for token in as_tokens(parser, name, value)]
     continued = ["--checkpoint", str(last)] if last.exists() else []
     command = [sys.executable, str(MAIN), "--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
     print(f"\n{method}:", flush=True)
@@ -102,18 +112,19 @@ def _train(method: str, flags: dict, run: Path) -> None:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
 
 
-def _tokens(name: str, value: object) -> list[str]:
-    if value is True:
-        return [as_flag(name)]
-    if isinstance(value, list) and name != "alpha_bar_clip":
-        return [as_flag(name), ",".join(map(str, value))]
-    return [as_flag(name), *(map(str, value) if isinstance(value, list) else [str(value)])]
-
-
 def _row(method: str, run: Path) -> dict:
-    """What the table and the figures show of a run."""
-    results = json.loads((run / "results.json").read_text())
-    history = json.loads((run / "logs" / "training_history.json").read_text())
+    """What the table and the figures show of a run. Raises UserError where its files are damaged."""
+    with reading(f"what --method {method} left in {run}", "delete that folder, and the method is trained again"):
+        results = json.loads((run / "results.json").read_text())
+        history = json.loads((run / "logs" / "training_history.json").read_text())
+        check_history(history)
+        row = _summary(method, results, history)
+        _table([row])
+        require(np.asarray(row["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
+    return row
+
+
+def _summary(method: str, results: dict, history: list[dict]) -> dict:
     seconds = [row["seconds"] for row in history]
     own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
     return {

@@ -172,6 +172,17 @@ def training_data(raw: RawImages, val_fraction: float, streams: Streams, info: D
     return TrainingData(info, train.to(streams.device), validation.to(streams.device))
 
 
+def require_same(raw: RawImages, info: DataInfo, part: str) -> None:
+    """Raises UserError where the classes or the shape are not those of the checkpoint that info is from."""
+    if raw.classes != info.classes:
+        missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
+        raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
+    height, width, channels = raw.images.shape[1:]
+    if (channels, height, width) != tuple(info.image_shape):
+        sizes = ("x".join(map(str, shape)) for shape in ((channels, height, width), info.image_shape))
+        raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))
+
+
 def count_batches(count: int, batch_size: int) -> int:
     """Of an epoch; see epoch_batches."""
     single = count % batch_size == 1 and count > 1

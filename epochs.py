@@ -301,10 +301,15 @@ class Training:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from last.pt or checkpoint_epoch_N.pt; the model's weights are loaded already."""
+        """Continue from last.pt or checkpoint_epoch_N.pt; the model's weights are loaded already.
+
+        Raises ValueError for a state that does not fit to the data and the model.
+        """
         self.epoch, self.history, self.best = state["epoch"], state["history"], dict(state["best"])
         if state.get("partial"):
             self.running = RunningEpoch(**state["partial"])
+            if self.running.losses.shape != (self.rows, self.num_batches, len(self.model.loss_terms)):
+                raise ValueError("its part of an epoch is of another number of images")
             self.running.losses = self.running.losses.to(self.streams.device)
         self.W_embed_start = state["W_embed_start"]
         self.load_optimizers(state)

@@ -1,15 +1,24 @@
 """The flags of main.py: their names, defaults and what --help says of them. Which go together: options.py."""
 
-import argparse
-import math
-from collections.abc import Callable
-
 from data import DATASETS
-from errors import UserError
+from flag_types import (
+    COUNT,
+    MAX_BLOCKS,
+    MAX_COUNT,
+    MAX_RUNS,
+    MAX_STEPS,
+    POSITIVE,
+    RATE,
+    WEIGHT,
+    Parser,
+    block_list,
+    list_of,
+    number,
+    one_of,
+)
 from models.NoProp_CT import SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 from models.solvers import SOLVERS
-from parts import parse_blocks
 from readout import READOUTS
 
 METHODS = {
@@ -34,76 +43,6 @@ LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
 # Other defaults than the paper's, for a good result in fewer epochs; what each was tried against: benchmarks/README.md.
 RECIPES = {"fast": {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}}
-
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line; which flags were given is told apart from the defaults."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
-        self.defaults: dict[str, object] = {}
-
-    def error(self, message: str):
-        raise UserError(f"{message} (all flags: python main.py --help)")
-
-    def group(self, title: str):
-        """A function that adds a flag to a new group: name, default, help; the default is shown in the help."""
-        group = self.add_argument_group(title)
-
-        def flag(name: str, default: object, help: str, shown: str | None = None, **kwargs) -> None:
-            action = group.add_argument(name, help=f"{help} (default: {shown or show(default)})", **kwargs)
-            self.defaults[action.dest] = default
-
-        return flag
-
-
-def show(value: object) -> str:
-    """A setting in words."""
-    if value is False:
-        return "off"
-    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-
-
-def _blocks(text: str) -> list[int]:
-    try:
-        return parse_blocks(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of blocks such as 3,5-7, counted from 1") from None
-
-
-def _number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False):
-    """An argparse type: a finite number within [low, high], or (low, high] where open_low."""
-    bound = f"{'more than' if open_low else 'at least'} {low}" + (f" and at most {high}" if high < math.inf else "")
-
-    def convert(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and low <= value <= high) or (open_low and value == low):
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of {bound}")
-        return value
-
-    return convert
-
-
-COUNT, POSITIVE = _number(int, 0), _number(int, 1)
-RATE, WEIGHT = _number(float, 0, open_low=True), _number(float, 0)
-
-
-def _one_of(names: tuple[str, ...]):
-    def convert(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
-        return text
-
-    return convert
-
-
-def _list_of(convert: Callable[[str], object]):
-    """An argparse type: values between commas, each once."""
-    return lambda text: list(dict.fromkeys(convert(piece) for piece in text.split(",")))
 
 
 def _by_number(epochs: dict[str, int]) -> str:
@@ -142,7 +81,7 @@ def _data_flags(parser: Parser) -> None:
         None,
         "side in pixels to which the images of --dataset folder are cropped and scaled",
         shown="their own where all have the same of at most 64, else 32",
-        type=_number(int, 4),
+        type=number(int, 4, 4096),
         metavar="PIXELS",
     )
     flag(
@@ -150,7 +89,7 @@ def _data_flags(parser: Parser) -> None:
         0.1,
         "part of the training images held out to choose the best epoch; 0 trains on "
         "all and takes the last epoch, as the paper does",
-        type=_number(float, 0, 0.9),
+        type=number(float, 0, 0.9),
         metavar="PART",
     )
     flag(
@@ -171,10 +110,10 @@ def _model_flags(parser: Parser) -> None:
         "train several methods, such as dt,backprop,ct,fm, each in a folder of its own in --checkpoint-dir, and compare"
         " them in a table and figures",
         shown="none",
-        type=_list_of(_one_of(tuple(METHODS))),
+        type=list_of(one_of(tuple(METHODS))),
         metavar="METHOD,...",
     )
-    flag("--num-blocks", 10, "blocks T of dt and backprop", type=POSITIVE, metavar="T")
+    flag("--num-blocks", 10, "blocks T of dt and backprop", type=number(int, 1, MAX_BLOCKS), metavar="T")
     flag(
         "--embedding-type",
         "learned",
@@ -209,7 +148,7 @@ def _model_flags(parser: Parser) -> None:
         ALPHA_BAR_CLIP,
         "range into which alpha_bar of dt is clipped",
         nargs=2,
-        type=_number(float, 0, 1, open_low=True),
+        type=number(float, 0, 1, open_low=True),
         metavar=("LOW", "HIGH"),
     )
     flag(
@@ -244,7 +183,7 @@ def _training_flags(parser: Parser) -> None:
         None,
         "train only these blocks, such as 3,5-7; the embeddings must be fixed, and --merge joins the parts",
         shown="all",
-        type=_blocks,
+        type=block_list,
         metavar="LIST",
     )
     flag(
@@ -255,7 +194,7 @@ def _training_flags(parser: Parser) -> None:
         type=POSITIVE,
         metavar="N",
     )
-    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=_number(int, 2), metavar="N")
+    flag("--batch-size", None, "images per step", shown="128; digits: 32", type=number(int, 2, MAX_COUNT), metavar="N")
     flag("--lr", 0.001, "learning rate of every AdamW (ct, fm: Adam)", type=RATE, metavar="RATE")
     flag("--weight-decay", 0.001, "weight decay of every AdamW (ct, fm: Adam)", type=WEIGHT, metavar="RATE")
     flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
@@ -324,7 +263,7 @@ def _inference_flags(parser: Parser) -> None:
         "--eval-runs",
         None,
         "inference runs, each from fresh noise",
-        type=POSITIVE,
+        type=number(int, 1, MAX_RUNS),
         metavar="R",
         shown="5; deterministic: 1",
     )
@@ -333,14 +272,14 @@ def _inference_flags(parser: Parser) -> None:
         [1000],
         "steps of inference of ct and fm, of training too of adjoint; of a list such as 5,10,50 every number is "
         "tested, and the last one is the result",
-        type=_list_of(POSITIVE),
+        type=list_of(number(int, 1, MAX_STEPS)),
         metavar="N,...",
     )
     flag(
         "--sampler",
         ["ancestral"],
         "inference of ct: eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
-        type=_list_of(_one_of(SAMPLERS)),
+        type=list_of(one_of(SAMPLERS)),
         metavar="NAME,...",
     )
     flag(
@@ -348,7 +287,7 @@ def _inference_flags(parser: Parser) -> None:
         ["euler"],
         f"how the ODE of fm, and of ct with --sampler ode, is solved: {', '.join(SOLVERS)}, or a list; dopri5 takes "
         "as many steps as its tolerance needs",
-        type=_list_of(_one_of(SOLVERS)),
+        type=list_of(one_of(SOLVERS)),
         metavar="NAME,...",
     )
     flag(

@@ -18,11 +18,11 @@ import torch
 from build import model_from_checkpoint, new_model
 from checkpoint import LAST, load_checkpoint, load_last, save_run, write_json
 from compare import compare
-from data import DataInfo, Split, load_raw, training_data
+from data import DataInfo, Split, load_raw, require_same, training_data
 from devices import compile_blocks, pick_device
 from distributed import Ranks
 from epochs import Training
-from errors import UserError
+from errors import UserError, printable, reading, reading_checkpoint
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
 from live import LiveBoard, require_tensorboard
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     # torch's own: forward-mode differentiation still loads code that it made with torch.jit.script
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     reuse_freed_memory()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     ranks = Ranks.from_environment()
     try:
         with StopSignals() as stops:
@@ -55,17 +56,17 @@ def main(argv: list[str] | None = None) -> int:
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                     run_command(argv, ranks, stops)
     except UserError as error:
-        ranks.report(" ".join(str(error).split()))
+        ranks.report(printable(error))
         return ranks.leave(2)
     except OSError as error:
-        ranks.report(f"{error}: the files written before are intact{getattr(error, 'note', '')}")
+        ranks.report(printable(f"{error}: the files written before are intact{getattr(error, 'note', '')}"))
         return ranks.leave(2)
     except MemoryError as error:
         ranks.report(out_of_memory(error))
         return ranks.leave(2)
     except Stopped as stop:
         if ranks.tells():
-            print("main.py: stopped;", stop.note, file=sys.stderr)
+            print("main.py: stopped;", printable(stop.note), file=sys.stderr)
         return ranks.leave(stop.code)
     except RuntimeError as error:
         dead = ranks.who_died()
@@ -117,7 +118,8 @@ def train(args: Namespace, given: set[str], ranks: Ranks, stops: StopSignals, fo
             board.close(trainer.epoch)
     if not test:
         held = f"blocks {format_blocks(args.blocks)} of {args.num_blocks} are in {run / 'last.pt'}"
-        print(f"{held}; join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR")
+        join = f"join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR"
+        print(printable(f"{held}; {join}"))
         return
     print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
     print_accuracies(args, result)
@@ -140,7 +142,8 @@ def prepare(
     info = DataInfo(**checkpoint["info"]) if checkpoint else None
     with ranks.one_per_machine_first():
         raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, info.image_shape if info else None)
-        require_classes(raw.classes, info.classes if info else raw.classes, "training")
+        if info:
+            require_same(raw, info, "training")
         data = training_data(raw, args.val_fraction, streams, info)
         test = None if args.blocks else load_test(args, data.info)
     if ranks.first:
@@ -160,7 +163,8 @@ def prepare(
     watched = test.to(device) if args.test_every_epoch else None
     trainer = kind(model, data, args, streams, run, ranks, watched, stops)
     if checkpoint:
-        trainer.load_state_dict(checkpoint)
+        with reading_checkpoint(args.checkpoint):
+            trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
     return trainer, test
 
@@ -191,7 +195,7 @@ def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:
         return None
     checkpoint, instead = load_last(args.checkpoint)
     if instead:
-        print(f"main.py: {instead}", file=sys.stderr)
+        print(printable(f"main.py: {instead}"), file=sys.stderr)
     if "optimizers" not in checkpoint:
         raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
     return checkpoint
@@ -234,9 +238,10 @@ def draw_pictures(run: Path) -> None:
     """Whatever goes wrong in drawing, the result of the training is still to be printed."""
     try:
         for path in draw_run(run):
-            print(f"drawn: {path}")
+            print(f"drawn: {printable(path)}")
     except Exception as error:
-        print(f"main.py: no pictures ({error}); try again with: python visualize.py {run}", file=sys.stderr)
+        what = f"main.py: no pictures ({error}); try again with: python visualize.py {run}"
+        print(printable(what), file=sys.stderr)
 
 
 def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
@@ -255,7 +260,7 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
             write_json(run / "config.json", {**vars(args), "versions": versions(device)})
         begun = " and a part of the next" if checkpoint.get("partial") else ""
         source = f"{args.checkpoint}: epoch {checkpoint['epoch']}{begun}"
-        print(f"{source}, {len(test)} {args.dataset} test images; results go to {run}")
+        print(printable(f"{source}, {len(test)} {args.dataset} test images; results go to {run}"))
         result = test_model(evaluator, test, run, checkpoint)
         if len(evaluator.ways) > 1:
             draw_pictures(run)
@@ -281,14 +286,15 @@ def predict_files(args: Namespace, given: set[str]) -> None:
         if args.readout == "sample":
             probabilities = probabilities[:1]
         y = read_out(probabilities, args.readout).item()
-        print(f"{name}\t{info.classes[y]}\t{100 * probabilities[:, 0, y].mean().item():.2f} %")
+        print(f"{printable(name)}\t{printable(info.classes[y])}\t{100 * probabilities[:, 0, y].mean().item():.2f} %")
 
 
 def merge(args: Namespace) -> None:
     """Join parts that hold every block once into a run that can be evaluated, used, drawn and continued."""
     parts = [load_checkpoint(path) for path in args.merge]
-    check_parts(args.merge, parts)
-    content = join_parts(parts, seconds=sum)
+    with reading("one of the parts", "train it again"):
+        check_parts(args.merge, parts)
+        content = join_parts(parts, seconds=sum)
     run = run_folder(args)
     content["config"] = {**content["config"], "blocks": None, "checkpoint": None, "checkpoint_dir": str(run)}
     with open_run_folder(run):
@@ -298,15 +304,15 @@ def merge(args: Namespace) -> None:
         draw_pictures(run)
     if len({part.get("threads") for part in parts}) > 1:
         print("the parts were trained with different numbers of threads: one process would have given other roundings")
-    print(f"merged into {run}: {', '.join(args.merge)}")
-    print(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}")
+    print(printable(f"merged into {run}: {', '.join(args.merge)}"))
+    print(printable(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}"))
 
 
 def make_room(run: Path) -> None:
     """A new run overwrites none: an earlier one in its folder is set aside, and the user told where."""
     aside = set_aside_earlier_run(run)
     if aside is not None:
-        print(f"the earlier run in {run} is now in {aside}")
+        print(f"the earlier run in {printable(run)} is now in {printable(aside)}")
 
 
 def run_folder(args: Namespace) -> Path:
@@ -318,14 +324,8 @@ def run_folder(args: Namespace) -> Path:
 def load_test(args: Namespace, info: DataInfo) -> Split:
     """The test images on the CPU. Raises UserError where their classes are not those of the training images."""
     raw = load_raw(args.dataset, args.data_dir, "test", shape=info.image_shape)
-    require_classes(raw.classes, info.classes, "test")
+    require_same(raw, info, "test")
     return Split(raw.images, raw.labels)
-
-
-def require_classes(found: list[str], expected: list[str], part: str) -> None:
-    if found != expected:
-        missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
 
 
 if __name__ == "__main__":

@@ -77,8 +77,43 @@ class Updater:
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict) -> None:
-        for name, part_state in state.items():
-            getattr(self, name).load_state_dict(part_state)
+        """Raises ValueError for what is no state of such an optimizer and schedulers; it may come from a stranger."""
+        own = self.state_dict()
+        if state.keys() != own.keys():
+            raise ValueError("it has other optimizers or schedulers than its settings ask for")
+        moments, groups = state["optimizer"]["state"], own["optimizer"]["param_groups"]
+        check_moments(moments, self.optimizer.param_groups[0]["params"])
+        for group, saved in zip(groups, state["optimizer"]["param_groups"], strict=True):
+            group["lr"] = checked(saved["lr"], group["lr"])  # all else is as the settings say
+            if not math.isfinite(group["lr"]):
+                raise ValueError("the learning rate of its optimizer is not finite")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for name in state.keys() - {"optimizer"}:
+            getattr(self, name).load_state_dict(checked(state[name], own[name]))
+
+
+def check_moments(state: dict, parameters: list[nn.Parameter]) -> None:
+    """Raises ValueError where Adam's state of a parameter is not of its shape, or not finite."""
+    for index, moments in state.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"the optimizer's state is of a parameter {index} that there is not")
+        shape = parameters[index].shape
+        shapes = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        fits = moments.keys() == shapes.keys() and all(moments[name].shape == shapes[name] for name in shapes)
+        if not fits or not all(value.is_floating_point() and value.isfinite().all() for value in moments.values()):
+            raise ValueError(f"the optimizer's state of its parameter {index} does not fit")
+        if moments["step"] < 0 or (moments["exp_avg_sq"] < 0).any():
+            raise ValueError(f"the optimizer's state of its parameter {index} is negative")
+
+
+def checked(saved: object, own: object) -> object:
+    """saved, as far as it has parts of the same names as own. Raises ValueError where their types differ."""
+    number = type(own) in (int, float)
+    if not (type(saved) in (int, float) and not math.isnan(saved) if number else type(saved) is type(own)):
+        raise ValueError(f"its scheduler or optimizer has {str(saved)[:50]!r} where a {type(own).__name__} belongs")
+    if isinstance(own, dict):  # another version of torch has some other names
+        return {name: checked(saved[name], own[name]) for name in own.keys() & saved.keys()}
+    return [checked(*pair) for pair in zip(saved, own, strict=True)] if isinstance(own, list) else saved
 
 
 class SharedGradient:

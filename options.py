@@ -6,7 +6,8 @@ A flag that makes no sense beside the others is an error, never ignored.
 from argparse import Namespace
 
 from errors import UserError
-from flags import BATCH_SIZE, EPOCHS, ETA, PLATEAU_PATIENCE, RECIPES, make_parser, show
+from flag_types import Parser, show
+from flags import BATCH_SIZE, EPOCHS, ETA, PLATEAU_PATIENCE, RECIPES, make_parser
 from models.schedules import ALPHA_BAR_CLIP
 from parts import format_blocks
 
@@ -230,3 +231,33 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
 
 def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def as_tokens(parser: Parser, name: str, value: object) -> list[str]:
+    """The words of a command line that set a flag to this value."""
+    if value is True:
+        return [as_flag(name)]
+    words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
+    return [as_flag(name), *words] if name in parser.several else [f"{as_flag(name)}={','.join(words)}"]
+
+
+def is_accepted(parser: Parser, name: str, value: object) -> bool:
+    """Whether a setting is its flag's default, or what the flag makes of some words: of the right type and in range."""
+    if _same(value, parser.defaults[name]):
+        return True
+    flag, *words = as_tokens(parser, name, value)
+    if any(word.startswith("-") for word in words):
+        return False  # another flag
+    try:
+        return _same(vars(parser.parse_args([flag, *words])).get(name), value)
+    except UserError:
+        return False
+
+
+def _same(value: object, other: object) -> bool:
+    """Equal, and of the same type: 1, 1.0 and True are not the same."""
+    if type(value) is not type(other):
+        return False
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return value == other

@@ -16,6 +16,7 @@ from errors import UserError
 FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "compile", "epochs"}
 FREE_SETTINGS |= {"save_every", "steps_report", "embedding_from", "offload_blocks", "merge", "evaluate", "predict"}
 FREE_SETTINGS |= {"save_every_minutes", "compare", "tensorboard", "test_every_epoch", "recipe"}
+MAX_BLOCK = 10**6  # a higher one is a slip, and a long list
 
 
 def parse_blocks(text: str) -> list[int]:
@@ -24,7 +25,7 @@ def parse_blocks(text: str) -> list[int]:
     for piece in text.split(","):
         first, _, last = piece.partition("-")
         low, high = int(first), int(last or first)
-        if not 1 <= low <= high:
+        if not 1 <= low <= high <= MAX_BLOCK:
             raise ValueError(f"no blocks: {piece}")
         blocks.update(range(low, high + 1))
     return sorted(blocks)

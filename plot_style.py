@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from calibration import expected_error
+from errors import printable
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -30,6 +31,7 @@ def show_image(axes, image: np.ndarray) -> None:
 
 def short(name: str) -> str:
     """A class name as matplotlib may show it: short, no mathematics."""
+    name = printable(name)
     name = name if len(name) <= 14 else name[:13] + "…"
     return name.replace("$", r"\$")
 

@@ -13,6 +13,7 @@ from checkpoint import __version__, write_json
 from data import DataInfo, Split
 from distributed import Ranks
 from epochs import RunningEpoch
+from errors import printable
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from parts import format_blocks
@@ -40,7 +41,7 @@ def describe_run(args: Namespace, info: DataInfo, model: Classifier, sizes: dict
 
 
 def _describe_model(args: Namespace, model: Classifier) -> str:
-    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
+    frozen = f" of {printable(args.embedding_from)}, frozen" if args.embedding_from else ""
     embedding = f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}"
     title = TITLES[args.method]
     if args.num_blocks is None:

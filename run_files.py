@@ -1,13 +1,19 @@
 """The files of a run as the figures read them: no data set, no network."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, reading, require
+from untrusted import check_config, check_history
+
+MAX_JSON = 2**28  # bytes
+MAX_EXAMPLES = 2**31  # bytes, unpacked
+MAX_IMAGES = 100  # pictures of a run have 24
 
 
 class RunFiles(NamedTuple):
@@ -28,25 +34,44 @@ class RunFiles(NamedTuple):
 
 def read_run(folder: Path) -> RunFiles:
     """Raises UserError for a folder that is no run, and for a file in it that cannot be read."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json", "delete it, or make it again with --evaluate", _check_settings)
     if config is None:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    examples = None
-    if (path := folder / "logs" / "examples.npz").exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                examples = dict(file)
-        except (ValueError, OSError, BadZipFile) as error:
-            raise UserError(f"{path} cannot be read ({error}): delete it, or make it again with --evaluate") from error
+    path = folder / "logs" / "examples.npz"
+    with reading(path, "delete it, or make it again with --evaluate"):
+        examples = _read_examples(path) if path.exists() else None
     classes = [] if examples is None else [str(name) for name in examples["classes"]]
-    history = _read_json(folder / "logs" / "training_history.json")
-    return RunFiles(folder, config, history, _read_json(folder / "results.json"), examples, classes)
+    history = read_json(folder / "logs" / "training_history.json", "delete it", check_history)
+    results = read_json(folder / "results.json", "delete it, or make it again with --evaluate", _check_results)
+    return RunFiles(folder, config, history, results, examples, classes)
 
 
-def _read_json(path: Path):
+def read_json(path: Path, way_out: str, check: Callable[[object], object]) -> object:
+    """The content; None where there is no such file. Raises UserError where check raises anything."""
     if not path.exists():
         return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): delete it") from error
+    with reading(path, way_out):
+        require(path.stat().st_size <= MAX_JSON, "it is absurdly large")
+        content = json.loads(path.read_text())
+        check(content)
+    return content
+
+
+def _check_settings(config: dict) -> None:
+    require(type(config) is dict, "it holds no settings")
+    check_config({name: value for name, value in config.items() if name != "versions"})
+
+
+def _check_results(results: dict) -> None:
+    require(type(results) is dict and type(results.get("by_inference", [])) is list, "it holds no results")
+
+
+def _read_examples(path: Path) -> dict[str, np.ndarray]:
+    with ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    require(size <= MAX_EXAMPLES, f"it would take {size / 1e9:.1f} GB of memory")
+    with np.load(path, allow_pickle=False) as file:
+        examples = dict(file)
+    require(examples["images"].ndim == 4 and len(examples["images"]) <= MAX_IMAGES, "its images are odd")
+    require(examples["classes"].ndim == 1 and examples["classes"].dtype.kind == "U", "its classes are odd")
+    return examples

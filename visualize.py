@@ -6,13 +6,14 @@ A run in progress works too; what its files do not hold yet is left out. The pic
 import argparse
 import io
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from checkpoint import write_atomic
-from errors import UserError
+from errors import UserError, printable, reading
 from plot_inference import (
     calibration,
     confusion_matrix,
@@ -42,7 +43,8 @@ def draw_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     """All figures the run's files allow, with their names. Raises UserError."""
     run = read_run(Path(folder))
     for make in FIGURES:
-        figure = make(run)
+        with reading(f"what {make.__name__}.png is drawn from in {folder}", "make the files of the run again"):
+            figure = make(run)
         if figure is not None:
             yield make.__name__, figure
 
@@ -59,7 +61,9 @@ def draw_run(folder: Path) -> list[Path]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a class in letters that the font has not
+        figure.savefig(buffer, format="png", dpi=110)
     write_atomic(path, lambda file: file.write(buffer.getvalue()))
 
 
@@ -69,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         for path in draw_run(args.run):
-            print(path)
+            print(printable(path))
     except (UserError, OSError) as error:
-        print("visualize.py: error:", " ".join(str(error).split()), file=sys.stderr)
+        print("visualize.py: error:", printable(error), file=sys.stderr)
         return 2
     return 0
 

@@ -221,7 +221,6 @@ def bad_merges(parts, tmp_path):
     changed = {}
     for name, change in {
         "lr": lambda c: c["config"].update(lr=0.5),
-        "epoch": lambda c: c.update(epoch=7),
         "data": lambda c: c["info"].update(mean=[1.0]),
         "W_embed": lambda c: c["model"].update(W_embed=2 * c["model"]["W_embed"]),
         "theta_out": lambda c: c["model"].update({"theta_out.bias": c["model"]["theta_out.bias"] + 1}),
@@ -235,7 +234,7 @@ def bad_merges(parts, tmp_path):
         "missing": (["--merge", one, two, four], "--blocks 3"),
         "doubled": (["--merge", one, two, three, four, two], "block 2"),
         "other flags": (["--merge", one, changed["lr"], three, four], "--lr (0.001 and 0.5)"),
-        "other epoch": (["--merge", one, changed["epoch"], three, four], "(2 and 7)"),
+        "other epoch": (["--merge", one, two.parent / "checkpoint_epoch_1.pt", three, four], "(2 and 1)"),
         "other images": (["--merge", one, changed["data"], three, four], "training images"),
         "other embeddings": (["--merge", one, changed["W_embed"], three, four], "W_embed"),
         "other theta_out": (["--merge", one, changed["theta_out"], three, four], "theta_out"),

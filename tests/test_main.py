@@ -16,7 +16,7 @@ from conftest import images_of
 from PIL import Image
 from test_data import make_folder
 
-from checkpoint import load_checkpoint, save_checkpoint, write_atomic
+from checkpoint import load_checkpoint, write_atomic
 from data import DataInfo, Split
 from evaluate import evaluate
 from options import make_parser
@@ -190,76 +190,6 @@ def test_predictions_do_not_depend_on_the_labels():
         results.append(evaluate(model, info, Split(images, labels), generators))
     predicted = [result.confusion.sum(0) for result in results]  # how often each class is predicted
     assert torch.equal(predicted[0], predicted[1]) and torch.equal(predicted[0], predicted[2])
-
-
-def bad_calls(digits_run, tmp_path):
-    """Bad calls and words that their line must hold."""
-    small = ["--dataset", "digits", "--num-blocks", "1", "--epochs", "1", "--checkpoint-dir", tmp_path / "run"]
-    model = digits_run / "best_model.pt"
-    other = tmp_path / "other.pt"
-    torch.save({"state_dict": {}}, other)
-    truncated = tmp_path / "truncated.pt"
-    truncated.write_bytes(model.read_bytes()[:5000])
-    text = tmp_path / "text.pt"
-    text.write_text("hello")
-    damaged = tmp_path / "damaged.pt"
-    content = load_checkpoint(model)
-    del content["model"]["theta_out.bias"]
-    save_checkpoint(damaged, content)
-    folder = make_folder(tmp_path / "data")
-    no_image = tmp_path / "no.png"
-    no_image.write_text("no image")
-    return {
-        "unknown flag": ([*small, "--wavelets"], "--wavelets"),
-        "abbreviated flag": ([*small, "--embedding", "one-hot"], "--embedding"),
-        "unknown value": ([*small, "--schedule", "square"], "square"),
-        "negative epochs": ([*small, "--epochs", "-3"], "--epochs"),
-        "T = 0": ([*small, "--num-blocks", "0"], "--num-blocks"),
-        "no number": ([*small, "--lr", "nan"], "--lr"),
-        "fraction over 1": ([*small, "--val-fraction", "1.5"], "--val-fraction"),
-        "clip upside down": ([*small, "--alpha-bar-clip", "0.9", "0.1"], "--alpha-bar-clip"),
-        "dim of one-hot": ([*small, "--embedding-type", "one-hot", "--embedding-dim", "5"], "--embedding-dim"),
-        "init of one-hot": ([*small, "--embedding-type", "one-hot", "--embedding-init", "random"], "--embedding-init"),
-        "prototype start of vectors": ([*small, "--embedding-init", "prototype"], "--embedding-init"),
-        "size of digits": ([*small, "--image-size", "16"], "--image-size"),
-        "sigma of softmax": ([*small, "--posterior-sigma", "2"], "--posterior-sigma"),
-        "runs without noise": ([*small, "--inference", "deterministic", "--eval-runs", "3"], "--eval-runs"),
-        "patience without validation": ([*small, "--val-fraction", "0", "--early-stopping-patience", "3"], "--val"),
-        "amp on the CPU": ([*small, "--device", "cpu", "--amp"], "--amp"),
-        "offload on the CPU": ([*small, "--device", "cpu", "--offload-blocks"], "--offload-blocks"),
-        "unknown device": ([*small, "--device", "toaster"], "toaster"),
-        "no such GPU": ([*small, "--device", "cuda:99"], "cuda:99"),
-        "run folder is a file": ([*small, "--checkpoint-dir", no_image], "no.png"),
-        "run folder not writable": ([*small, "--checkpoint-dir", "/proc/run"], "/proc/run"),
-        "evaluate what": (["--evaluate"], "--checkpoint"),
-        "predict with what": (["--predict", no_image], "--checkpoint"),
-        "missing checkpoint": (["--evaluate", "--checkpoint", tmp_path / "none.pt"], "none.pt"),
-        "truncated checkpoint": (["--evaluate", "--checkpoint", truncated], "truncated.pt"),
-        "text as checkpoint": (["--checkpoint", text], "text.pt"),
-        "checkpoint of another program": (["--evaluate", "--checkpoint", other], "other.pt"),
-        "damaged checkpoint": (["--evaluate", "--checkpoint", damaged], "damaged"),
-        "model without optimizers": (["--checkpoint", model], "last.pt"),
-        "other T": (["--evaluate", "--checkpoint", model, "--num-blocks", "5"], "--num-blocks 5"),
-        "other data set": (["--checkpoint", digits_run / "last.pt", "--dataset", "mnist"], "--dataset mnist"),
-        "folder as checkpoint": (["--evaluate", "--checkpoint", digits_run], "best_model.pt"),
-        "fewer epochs than done": (["--checkpoint", digits_run / "last.pt", "--epochs", "1"], "--epochs"),
-        "warm-up beyond the end": ([*small, "--warmup-epochs", "2"], "--warmup-epochs"),
-        "folder as image": (["--predict", tmp_path, "--checkpoint", model], "folder"),
-        "broken image": (["--predict", no_image, "--checkpoint", model], "no.png"),
-        "missing image": (["--predict", tmp_path / "none.png", "--checkpoint", model], "none.png"),
-        "no data folder": (["--dataset", "folder", "--data-dir", tmp_path / "nowhere"], "nowhere"),
-        "size too small": (["--dataset", "folder", "--data-dir", folder, "--image-size", "2"], "--image-size"),
-    }
-
-
-def test_bad_input_gets_one_line_exit_code_2_and_harms_nothing(digits_run, run_main, tmp_path):
-    files = {p: p.read_bytes() for p in digits_run.rglob("*") if p.is_file()}
-    for case, (flags, word) in bad_calls(digits_run, tmp_path).items():
-        code, _, err = run_main(*flags)
-        assert (case, code, len(err)) == (case, 2, 1), (case, err)
-        assert word in err[0], (case, err)
-    assert not (tmp_path / "run" / "config.json").exists()
-    assert files == {p: p.read_bytes() for p in digits_run.rglob("*") if p.is_file()}
 
 
 def test_data_that_cannot_be_downloaded_names_the_place_and_two_ways_out(run_main, tmp_path, monkeypatch):
