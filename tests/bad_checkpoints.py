@@ -227,7 +227,7 @@ CONTENTS = {
     "mean that is nan": Case(info(mean=[float("nan")]), "mean"),
     "more about the images": Case(info(colour="blue"), "odd"),
     "missing weights": Case(model(lambda c: c["model"].pop("theta_out.bias")), "theta_out.bias"),
-    "more weights": Case(weights("more", torch.zeros(3)), "more"),
+    "more weights": Case(weights("more", torch.zeros(3)), "do not ask for"),
     "weights of a wrong shape": Case(weights("theta_out.weight", torch.zeros(10, 11)), "10x11"),
     "weights of a wrong type": Case(weights("theta_out.bias", torch.zeros(10).double()), "float64"),
     "weights that are a word": Case(weights("theta_out.bias", "zero"), "no tensor"),
