@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.defaults: dict[str, object] = {}
 
     def error(self, message: str):
-        raise UserError(f"{message} (all flags: python main.py --help)")
+        raise UserError(f"{message} (all flags: python {self.prog} --help)")
 
     def group(self, title: str):
         """A function that adds a flag to a new group: name, default, help; the default is shown in the help."""
@@ -148,6 +148,14 @@ def _data_flags(parser: Parser) -> None:
         "all and takes the last epoch, as the paper does",
         type=_number(float, 0, 0.9),
         metavar="PART",
+    )
+    flag(
+        "--train-size",
+        None,
+        "train on so many of the training images, drawn by the seed",
+        shown="all",
+        type=_number(int, 2),
+        metavar="N",
     )
     flag(
         "--augment",

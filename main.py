@@ -139,7 +139,7 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, S
     with ranks.one_per_machine_first():
         raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, info.image_shape if info else None)
         require_classes(raw.classes, info.classes if info else raw.classes, "training")
-        data = training_data(raw, args.val_fraction, streams, info)
+        data = training_data(raw, args.val_fraction, streams, info, args.train_size)
         test = None if args.blocks else load_test(args, data.info)
     if ranks.first:
         open_run_folder(run)

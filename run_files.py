@@ -1,6 +1,7 @@
 """The files of a run as the figures read them: no data set, no network."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -25,10 +26,24 @@ class RunFiles(NamedTuple):
         """Where the examples are from, in words."""
         return f"{self.config['dataset']} {self.examples['split']} images, epoch {self.examples['epoch']}"
 
+    @property
+    def accuracy_path(self) -> dict[str, list[float]]:
+        """Test accuracy after every epoch that it was measured after, over the seconds of training until then.
+
+        Without --test-every-epoch that is the last test alone.
+        """
+        seconds = accumulate(row["seconds"] for row in self.history)
+        points = [
+            (s, row["test_accuracy"]) for s, row in zip(seconds, self.history, strict=True) if "test_accuracy" in row
+        ]
+        if not points:
+            points = [(sum(row["seconds"] for row in self.history), self.results["test_accuracy_mean"])]
+        return {"seconds": [s for s, _ in points], "test_accuracy": [accuracy for _, accuracy in points]}
+
 
 def read_run(folder: Path) -> RunFiles:
     """Raises UserError for a folder that is no run, and for a file in it that cannot be read."""
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     examples = None
@@ -39,11 +54,12 @@ def read_run(folder: Path) -> RunFiles:
         except (ValueError, OSError, BadZipFile) as error:
             raise UserError(f"{path} cannot be read ({error}): delete it, or make it again with --evaluate") from error
     classes = [] if examples is None else [str(name) for name in examples["classes"]]
-    history = _read_json(folder / "logs" / "training_history.json")
-    return RunFiles(folder, config, history, _read_json(folder / "results.json"), examples, classes)
+    history = read_json(folder / "logs" / "training_history.json")
+    return RunFiles(folder, config, history, read_json(folder / "results.json"), examples, classes)
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
+    """None where there is no such file. Raises UserError for one that cannot be read."""
     if not path.exists():
         return None
     try:

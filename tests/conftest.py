@@ -59,6 +59,11 @@ def images_of(y):
     return x
 
 
+def in_this_process(flags, ranks=1):
+    """Stands in for launch.run_main: starting Python and torch anew takes longer than the trainings."""
+    return main(flags)
+
+
 @pytest.fixture
 def run_main(capsys):
     """Run main.py's main: returns exit code, lines on stdout, lines on stderr."""

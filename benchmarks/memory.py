@@ -1,0 +1,26 @@
+"""Memory of a training step: what a forward pass leaves for its backward pass, and the peak of a whole step."""
+
+import torch
+
+from benchmarks.measure import memory_of
+from epochs import Training
+
+
+def memory_of_training(trainer: Training) -> dict[str, int]:
+    """Bytes of an epoch of one batch, of a method's own order of updates.
+
+    activations: what a forward pass leaves for its backward pass. kept: parameters and the optimizers' two moments.
+    peak: most of a whole step above what stays.
+    """
+    trainer.train_epoch()  # now the optimizers have their states
+    device = trainer.streams.device
+    indices = torch.arange(len(trainer.data.train), device=device)
+    block = [1] if trainer.args.method == "dt" else []
+
+    def forward():
+        x, y = trainer.batch(indices, 0)
+        return x, trainer.model.loss(*block, x, y)
+
+    kept = 3 * 4 * sum(p.numel() for p in trainer.model.parameters())
+    activations, peak = memory_of(forward, device)[0], memory_of(trainer.train_epoch, device)[1]
+    return {"activations": activations, "peak": peak, "kept": kept, "total": kept + peak}
