@@ -16,7 +16,7 @@ from flags import show
 from launch import run_main, tokens
 from options import METHOD_FLAGS, as_flag
 from plot_style import COLOURS, reliability, with_grid
-from plot_training import accuracy_over_seconds
+from plot_training import accuracy_over
 from report import markdown_table
 from run_files import read_run
 from visualize import save_figure
@@ -58,7 +58,7 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
     write_json(folder / "compare.json", {"flags": flags, "rows": rows})
     paths = [(row["method"], [row["path"]]) for row in rows]
     title = f"{args.dataset}: accuracy over training time, a dot for each epoch"
-    accuracy = accuracy_over_seconds(paths, title, rows[0]["readout"])
+    accuracy = accuracy_over(paths, title, rows[0]["readout"])
     for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, args))):
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{table}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")

@@ -122,16 +122,20 @@ def learned_schedule(run: RunFiles) -> Figure | None:
     return with_grid(figure, *panels)
 
 
-def accuracy_over_seconds(lines: list[tuple[str, list[dict]]], title: str, readout: str) -> Figure:
-    """Figure 3 of the paper: test accuracy over the seconds spent on training; lines of (label, path of each seed)."""
+def accuracy_over(lines: list[tuple[str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
+    """Test accuracy over the seconds spent on training (Figure 3 of the paper), or by "epoch".
+
+    lines: (label, RunFiles.accuracy_path of each seed).
+    """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     styles = [(colour, style) for style in ("-", "--", ":") for colour in COLOURS]
     for (label, paths), (colour, style) in zip(lines, styles, strict=False):
         look = {"color": colour, "linestyle": style, "marker": "o", "markersize": 3}
         for i, path in enumerate(paths):
-            axes.plot(path["seconds"], path["test_accuracy"], label=None if i else label, **look)
-    axes.set(xlabel="seconds of training", ylabel=f"test accuracy (%), readout {readout}", title=title)
+            axes.plot(path[by], path["test_accuracy"], label=None if i else label, **look)
+    x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
+    axes.set(xlabel=x, ylabel=f"test accuracy (%), readout {readout}", title=title)
     axes.set_xlim(left=0)
     axes.legend()
     return with_grid(figure, axes)

@@ -34,11 +34,14 @@ class RunFiles(NamedTuple):
         """
         seconds = accumulate(row["seconds"] for row in self.history)
         points = [
-            (s, row["test_accuracy"]) for s, row in zip(seconds, self.history, strict=True) if "test_accuracy" in row
+            (row["epoch"], passed, row["test_accuracy"])
+            for row, passed in zip(self.history, seconds, strict=True)
+            if "test_accuracy" in row
         ]
         if not points:
-            points = [(sum(row["seconds"] for row in self.history), self.results["test_accuracy_mean"])]
-        return {"seconds": [s for s, _ in points], "test_accuracy": [accuracy for _, accuracy in points]}
+            passed = sum(row["seconds"] for row in self.history)
+            points = [(len(self.history), passed, self.results["test_accuracy_mean"])]
+        return dict(zip(("epoch", "seconds", "test_accuracy"), map(list, zip(*points, strict=True)), strict=True))
 
 
 def read_run(folder: Path) -> RunFiles:
