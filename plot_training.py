@@ -137,7 +137,10 @@ def accuracy_over(lines: list[tuple[str, list[dict]]], title: str, readout: str,
     x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
     axes.set(xlabel=x, ylabel=f"test accuracy (%), readout {readout}", title=title)
     axes.set_xlim(left=0)
-    axes.legend()
+    if by == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    long = any(len(label) > 30 for label, _ in lines)
+    figure.legend(loc="outside lower center", ncols=1 if long else 4)
     return with_grid(figure, axes)
 
 

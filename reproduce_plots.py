@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from plot_training import accuracy_over, prototypes
-from reproduce_report import budget, heading, label
+from reproduce_report import budget, heading, label, usual
 from run_files import RunFiles
 
 
@@ -13,10 +13,10 @@ def accuracy_figure(result: dict) -> Figure:
     Over seconds where methods are compared, over epochs where one of their settings is.
     """
     rows = result["rows"]
-    budgets = [unlike_the_paper(budget(row, result)) for row in rows]
+    budgets = [in_lines(row, result) for row in rows]
     same = len(set(budgets)) == 1
     title = f"{heading(result)}\n{budgets[0]}" if same else heading(result)
-    names = [label(row) if same else f"{label(row)}\n{text}" for row, text in zip(rows, budgets, strict=True)]
+    names = [label(row) if same else f"{label(row)}, {text}" for row, text in zip(rows, budgets, strict=True)]
     lines = [(name, [run["path"] for run in row["runs"]]) for name, row in zip(names, rows, strict=True)]
     return accuracy_over(lines, title, "sample", by="seconds" if result["what"] == "figure3" else "epoch")
 
@@ -24,12 +24,12 @@ def accuracy_figure(result: dict) -> Figure:
 def prototypes_figure(result: dict, row: dict, run: RunFiles) -> Figure:
     """Of one run of a row of the result."""
     figure = prototypes(run)
-    figure.suptitle(f"{heading(result)}\n{label(row)}, {unlike_the_paper(budget(row, result))}")
+    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(row, result)}")
     return figure
 
 
-def unlike_the_paper(budget: str) -> str:
-    """At most three differences in a line."""
-    parts = budget.split(", ")
+def in_lines(row: dict, result: dict) -> str:
+    """The budget of a row, at most three differences in a line."""
+    parts = budget(row, result).split(", ")
     lines = [", ".join(parts[i : i + 3]) for i in range(0, len(parts), 3)]
-    return "unlike the paper: " + ",\n".join(lines)
+    return f"unlike the {usual(result)}: " + ",\n".join(lines)

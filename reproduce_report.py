@@ -24,35 +24,27 @@ HEADINGS = {
     "figure4": "Class probability by softmax or posterior on {} (Figure 4)",
     "figure5": "Starts of the prototypes on {} (Figure 5)",
 }
-ACCURACY = (
-    "Test accuracy in per cent, every inference run counted by itself (readout sample): mean +- standard error over "
-    "all seeds and runs. Vote and mean join the runs of a seed; with several seeds, mean +- standard error over them."
-)
-MEMORY = (
-    "A training step of one batch, from the record of all allocations: activations that a forward pass leaves, peak of "
-    "the step above what stays, and what stays (parameters and the optimizer's two moments); here = peak + what stays. "
-    "The paper has the memory of a process on a GPU: compare the ratios to back-propagation, not the sizes."
-)
-COLUMNS = (
-    "method",
-    "embedding",
-    "variant",
-    "paper",
-    "here",
-    "difference",
-    "vote",
-    "mean",
-    "not as in the paper",
-    "why",
-)
-FEW_STEPS = "In the figure ct, fm and adjoint take at most 50 steps of inference, in the table their own number."
-EXPLAINED = {"table2": MEMORY, "figure3": f"{ACCURACY} {FEW_STEPS}"}
+ACCURACY = """\
+Test accuracy in per cent, every inference run counted by itself (readout sample): mean +- standard error over all seeds
+and runs. Vote and mean join the runs of a seed; with several seeds, mean +- standard error over the seeds.
+"""
+MEMORY = """\
+A training step of one batch, from the record of all allocations: activations that a forward pass leaves, peak of the
+step above what stays, and what stays (parameters and the optimizers' two moments); here = peak + what stays. The paper
+has the memory of a process on a GPU: compare the ratios to back-propagation, not the sizes.
+"""
+FEW_STEPS = "In the figure ct, fm and adjoint take at most 50 steps of inference, in the table their own number.\n"
+EXPLAINED = {"table2": MEMORY, "figure3": ACCURACY + FEW_STEPS}
+COLUMNS = ["method", "embedding", "variant", "paper", "here", "difference", "vote", "mean", "unlike the {}", "why"]
+MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
+MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "unlike the {}", "why"]
 
 
 def write_markdown(results: Path) -> None:
     """results/NAME.md of every results/NAME.json."""
     for path, result, notes in read_results(results):
-        text = f"# {heading(result)}\n\n{summary(result, notes, '')}\n{details(result)}"
+        text = f"# {heading(result)}\n\n{picture(result, '')}{explained_table(result, notes)}\n{commands(result)}\n"
+        text += details(result)
         write_atomic(path.with_suffix(".md"), lambda file, text=text: file.write(text.encode()))
 
 
@@ -67,12 +59,14 @@ def write_readme(readme: Path, results: Path) -> None:
 
 
 def results_section(results: Path) -> str:
-    """Empty where there are no results."""
-    parts = [
-        f"### {heading(result)}\n\n{summary(result, notes, f'{results.name}/')}\n"
-        f"Every run with its command, date, machine and last line: [{path.stem}.md]({results.name}/{path.stem}.md).\n"
-        for path, result, notes in read_results(results)
-    ]
+    """Tables and pictures, each with the command that makes it; empty where there are no results."""
+    parts = []
+    for path, result, notes in read_results(results):
+        shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
+        more = (
+            f"Every run with command, date, machine and last line: [{path.stem}.md]({results.name}/{path.stem}.md).\n"
+        )
+        parts.append(f"### {heading(result)}\n\n{shown}{commands(result)}\n{more}")
     return "\n".join(["## Results\n", *parts]) if parts else ""
 
 
@@ -88,32 +82,45 @@ def heading(result: dict) -> str:
     return HEADINGS[result["what"]].format(dataset if like in (None, dataset) else f"{dataset} (images of {like})")
 
 
-def summary(result: dict, notes: dict, folder: str) -> str:
-    """Table, figure and commands; folder: where the picture is, seen from the text."""
-    name = f"{result['what']}_{result['dataset']}"
-    table = memory_table(result, notes) if result["what"] == "table2" else accuracy_table(result, notes)
-    commands = "".join(f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"]))
-    picture = "" if result["what"].startswith("table") else f"![{heading(result)}]({folder}{name}.png)\n\n"
-    return f"{picture}{EXPLAINED.get(result['what'], ACCURACY)}\n\n{table}\n{commands}"
+def picture(result: dict, folder: str) -> str:
+    """folder: where it is, seen from the text. Tables have none."""
+    name = f"{folder}{result['what']}_{result['dataset']}.png"
+    return "" if result["what"].startswith("table") else f"![{heading(result)}]({name})\n\n"
 
 
-def accuracy_table(result: dict, notes: dict) -> str:
+def explained_table(result: dict, notes: dict) -> str:
+    """Without the columns that hold nothing."""
+    memory = result["what"] == "table2"
+    rows = memory_rows(result, notes) if memory else accuracy_rows(result, notes)
+    names = [name.format(usual(result)) for name in (MEMORY_COLUMNS if memory else COLUMNS)]
+    filled = [i for i in range(len(names)) if any(cells[i] != "-" for cells in rows)]
+    table = markdown_table([names[i] for i in filled], [[cells[i] for i in filled] for cells in rows])
+    return f"{EXPLAINED.get(result['what'], ACCURACY)}\n{table}"
+
+
+def commands(result: dict) -> str:
+    return "".join(f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"]))
+
+
+def usual(result: dict) -> str:
+    """What budgets are told against."""
+    return "paper" if result["paper_dataset"] else "defaults"
+
+
+def accuracy_rows(result: dict, notes: dict) -> list[list[str]]:
     """Our rows; of Table 1 also what was not run."""
     paper = TABLE1.get(result["paper_dataset"], {}) if result["what"] in ("table1", "figure3") else {}
     rows = []
     for method, embedding in COMBINATIONS:
         ours = [row for row in result["rows"] if (row["method"], row["embedding"]) == (method, embedding)]
         theirs = paper.get((method, embedding))
-        named = [TITLES[method], embedding, "-", "-" if theirs is None else f"{theirs:.2f}"]
+        known = "-" if theirs is None else f"{theirs:.2f}"
         for row in ours:
-            named[2] = row["variant"] or "-"
+            named = [TITLES[method], embedding, row["variant"] or "-", known]
             rows.append([*named, *_accuracy_cells(row, theirs), budget(row, result), note(row, result, notes)])
         if not ours and theirs and result["what"] == "table1":
-            rows.append([*named, "not run", *["-"] * 5])
-    table = [[*COLUMNS], *rows]
-    if not any(row["variant"] for row in result["rows"]):
-        table = [[*cells[:2], *cells[3:]] for cells in table]
-    return markdown_table(table[0], table[1:])
+            rows.append([TITLES[method], embedding, "-", known, "not run", *["-"] * 5])
+    return rows
 
 
 def _accuracy_cells(row: dict, theirs: float | None) -> list[str]:
@@ -157,7 +164,7 @@ def differing(row: dict, result: dict) -> dict[str, tuple]:
         paper = IMAGES[result["paper_dataset"]]
         pairs["training images"] = runs[0]["train_images"], paper.train
         pairs["test images"] = runs[0]["test_images"], paper.test
-    return pairs
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def in_words(value: object) -> str:
@@ -175,20 +182,18 @@ def note(row: dict, result: dict, notes: dict) -> str:
     return notes.get(f"{label(row)}, {budget(row, result)}", notes.get(label(row), "-"))
 
 
-def memory_table(result: dict, notes: dict) -> str:
+def memory_rows(result: dict, notes: dict) -> list[list[str]]:
+    """Our rows, and the paper's that were not measured."""
     paper = TABLE2.get(result["paper_dataset"], {})
-    columns = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
-    columns += ["peak of a step (MB)", "what stays (MB)", "unlike the paper", "why"]
     rows, done = [], {row["method"] for row in result["rows"]}
     for row in result["rows"]:
-        base = next((r["total"] for r in result["rows"] if _is_base(r, row)), None)
+        base = next((other["total"] for other in result["rows"] if _is_base(other, row)), None)
         sizes = [f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept")]
         ours = [f"{row['total'] / 1e6:,.0f}", f"{row['total'] / base:.2f}" if base else "-", *sizes]
         text = [budget(row, result), note(row, result, notes)]
         rows.append([TITLES[row["method"]], row["embedding"], *_paper_memory(paper, row["method"]), *ours, *text])
     missing = [method for method in paper if method not in done]
-    rows += [[TITLES[m], "-", *_paper_memory(paper, m), "not run", *["-"] * 6] for m in missing]
-    return markdown_table(columns, rows)
+    return rows + [[TITLES[m], "-", *_paper_memory(paper, m), "not run", *["-"] * 6] for m in missing]
 
 
 def _is_base(row: dict, other: dict) -> bool:
@@ -203,7 +208,7 @@ def details(result: dict) -> str:
     """Every run: last line, epochs, time, machine, command."""
     if result["what"] == "table2":
         lines = [[label(row), *_where(row, 1)] for row in result["rows"]]
-        return f"\n{markdown_table(('row', 'machine', 'commit', 'date'), lines)}"
+        return markdown_table(("row", "machine", "commit", "date"), lines)
     columns = ("row", "seed", "last line", "epochs", "training", "images", "machine", "commit", "date", "command")
     lines = [
         [
@@ -211,7 +216,7 @@ def details(result: dict) -> str:
             str(run["seed"]),
             run["last_line"],
             str(run["epochs"]),
-            f"{run['seconds'] / 3600:.2f} h",
+            f"{run['seconds']:,.0f} s",
             f"{run['train_images']:,} + {run['test_images']:,}",
             *_where(run, run["ranks"]),
             f"`{run['command']}`",
@@ -219,12 +224,12 @@ def details(result: dict) -> str:
         for row in result["rows"]
         for run in row["runs"]
     ]
-    return f"\n{markdown_table(columns, lines)}"
+    return markdown_table(columns, lines)
 
 
 def _where(run: dict, ranks: int) -> list[str]:
     """Machine, commit and date."""
     v = run["versions"]
-    threads = f"{ranks} ranks of {v['threads']} thread" if ranks > 1 else f"{v['threads']} threads"
+    threads = f"threads: {v['threads']}" + (f" in each of {ranks} ranks" if ranks > 1 else "")
     machine = f"{v['cpu'] or v['device']}, {v['cores']} cores, {threads}, torch {v['torch']}, python {v['python']}"
     return [machine, v["commit"] or "not noted", run["date"][:10]]

@@ -16,6 +16,7 @@ from main import main  # noqa: E402
 from models.NoProp_DT import NoPropNetDT  # noqa: E402
 from models.schedules import make_alpha_bar  # noqa: E402
 
+ROOT = Path(__file__).parent.parent
 SHAPE = (1, 8, 8)
 
 
