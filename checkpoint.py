@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -15,49 +14,113 @@ from parts import is_whole
 __version__ = "0.1.0"
 
 PROGRAM = "NoProp"
-FORMAT = 1  # raised when older programs could no longer read a checkpoint
+FORMAT = 2  # raised when older programs could no longer read a checkpoint
+READABLE = (1, 2)  # 1 knew no partial epochs
 MODEL_KEYS = ("config", "info", "epoch", "val_accuracy", "train_seconds", "model", "W_embed_start")  # of best_model.pt
-RUN_FILES = ("config.json", "results.json", "best_model.pt", "last.pt")
+LAST, PREVIOUS = "last.pt", "last_previous.pt"
+RUN_FILES = ("config.json", "results.json", "best_model.pt", LAST, PREVIOUS)
+FOLDERS = ("logs", "plots", "tensorboard")
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write beside the file, flush to disk, rename."""
+def write_atomic(path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None) -> None:
+    """Write beside the file, flush to disk, rename. keep: where the file that was there before goes on living."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = _beside(path)
     try:
         with open(beside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            _second_name(path, keep)
         os.replace(beside, path)
+    except RuntimeError as error:  # torch.save's, after a write that failed
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
     finally:
         beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """At no instant there is no file under `path`, where the file system knows hard links."""
+    link = _beside(name)
+    link.unlink(missing_ok=True)
     try:
-        os.fsync(folder)
+        os.link(path, link)
+    except OSError:
+        link = path
+    os.replace(link, name)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A rename is on the disk once its folder is."""
+    if os.name == "nt":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_json(path: Path, content: object) -> None:
     write_atomic(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
+def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None:
     """content: tensors and plain data only."""
     marked = {"program": PROGRAM, "format": FORMAT, "version": __version__, **content}
-    write_atomic(path, lambda file: torch.save(marked, file))
+    write_atomic(path, lambda file: torch.save(marked, file), keep)
+
+
+def save_last(run: Path, content: dict) -> None:
+    """last.pt; the one before stays as last_previous.pt."""
+    save_checkpoint(run / LAST, content, keep=run / PREVIOUS)
 
 
 def save_run(run: Path, content: dict, save_every: int = 0) -> None:
-    """The files of an epoch from Trainer.state_dict(). last.pt first: all others can be made again from it."""
-    save_checkpoint(run / "last.pt", content)
-    epoch = content["epoch"]
-    if content["best"]["epoch"] == epoch and is_whole(content):
-        save_checkpoint(run / "best_model.pt", {name: content[name] for name in MODEL_KEYS})
+    """The files of an epoch from Trainer.state_dict(). last.pt comes last: a run that was cut off before it does this
+    epoch again and writes all of them anew.
+    """
+    epoch, best_file = content["epoch"], run / "best_model.pt"
+    if is_whole(content) and (content["best"]["epoch"] == epoch or not best_file.exists()):
+        save_checkpoint(best_file, _best_model(content))
     if save_every and epoch % save_every == 0:
         save_checkpoint(run / f"checkpoint_epoch_{epoch}.pt", content)
     write_json(run / "logs" / "training_history.json", content["history"])
+    save_last(run, content)
+
+
+def _best_model(content: dict) -> dict:
+    """What best_model.pt holds, from a state of the best epoch or a later one."""
+    best, rows = content["best"], content["history"]
+    known = {name: content[name] for name in MODEL_KEYS}
+    seconds = sum(row["seconds"] for row in rows[: best["epoch"]])
+    return known | {
+        "epoch": best["epoch"],
+        "val_accuracy": best["accuracy"],
+        "train_seconds": seconds,
+        "model": best["model"] or content["model"],
+    }
+
+
+def load_last(path: str | Path) -> tuple[dict, str | None]:
+    """The content of a checkpoint to continue; of last_previous.pt, and why, where last.pt does not load."""
+    path = Path(path)
+    previous = path.with_name(PREVIOUS)
+    try:
+        return load_checkpoint(path), None
+    except UserError as error:
+        if path.name != LAST or not previous.is_file():
+            raise
+        content = load_checkpoint(previous)
+        return content, f"{error}; going on from {previous} instead"
 
 
 def load_checkpoint(path: str | Path) -> dict:
@@ -75,40 +138,10 @@ def load_checkpoint(path: str | Path) -> dict:
         ) from error
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
         raise UserError(f"{path} is not a checkpoint of this program")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path} has checkpoint format {content['format']}, this program reads {FORMAT}")
+    if content["format"] not in READABLE:
+        raise UserError(f"{path} has checkpoint format {content['format']}, this program reads {READABLE}")
     return content
 
 
 def _checkpoints_in(folder: Path) -> str:
     return ", ".join(sorted(path.name for path in folder.glob("*.pt"))) or "none"
-
-
-def open_run_folder(folder: Path) -> None:
-    """Make the folder if need be. Raises UserError where it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the run folder {folder} ({error.strerror}): name another with --checkpoint-dir"
-        ) from error
-
-
-def set_aside_earlier_run(folder: Path) -> Path | None:
-    """Move the run that the folder holds into folder/previous-N, so that a new run overwrites nothing.
-
-    Returns the new place, None where there was no run.
-    """
-    if not any((folder / name).exists() for name in RUN_FILES):
-        return None
-    number = 1
-    while (aside := folder / f"previous-{number}").exists():
-        number += 1
-    aside.mkdir()
-    for path in sorted(folder.iterdir()):
-        ours = path.name in (*RUN_FILES, "logs", "plots", "tensorboard") or path.match("checkpoint_epoch_*.pt")
-        if ours:
-            path.rename(aside / path.name)
-    return aside

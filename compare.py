@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from checkpoint import open_run_folder, write_atomic, write_json
+from checkpoint import write_atomic, write_json
 from errors import UserError
 from flags import show
 from launch import run_main, tokens
@@ -19,6 +19,7 @@ from plot_style import COLOURS, reliability, with_grid
 from plot_training import accuracy_over
 from report import markdown_table
 from run_files import read_run
+from run_folder import open_run_folder
 from visualize import save_figure
 
 ITS_OWN = {"compare", "checkpoint_dir"}
@@ -47,7 +48,11 @@ def compare(args: Namespace, given: set[str], folder: Path) -> None:
     for name in flags:
         if not set(METHOD_FLAGS.get(name, args.compare)) & set(args.compare):
             raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(METHOD_FLAGS[name])}: none is compared")
-    open_run_folder(folder)
+    with open_run_folder(folder):
+        _compare(args, flags, folder)
+
+
+def _compare(args: Namespace, flags: dict, folder: Path) -> None:
     _same_flags(folder / "flags.json", flags)
     for method in args.compare:
         known = {name: value for name, value in flags.items() if method in METHOD_FLAGS.get(name, args.compare)}

@@ -177,6 +177,12 @@ def training_data(
     return TrainingData(info, train.to(streams.device), validation.to(streams.device))
 
 
+def count_batches(count: int, batch_size: int) -> int:
+    """Of an epoch; see epoch_batches."""
+    single = count % batch_size == 1 and count > 1
+    return -(-count // batch_size) - single
+
+
 def epoch_batches(count: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
     """The indices 0..count-1 in a drawn order, cut into batches; a last single one joins the batch before it."""
     batches = list(torch.randperm(count, generator=order).split(batch_size))

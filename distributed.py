@@ -112,6 +112,22 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def largest(self, number: int) -> int:
+        """Of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        box = torch.tensor([number])
+        distributed.all_reduce(box, distributed.ReduceOp.MAX)
+        return int(box)
+
+    def all_pause(self, wish: bool) -> bool:
+        """Called between two steps: True where all ranks have come to the same step, since one of them wished so.
+
+        Ranks run apart from each other, so a rank that wishes to pause calls the others to the next step that all can
+        still reach. Raises RuntimeError where one of them is dead.
+        """
+        return wish if self._heartbeat is None else self._heartbeat.pause(wish)
+
     def who_died(self) -> str | None:
         """Names a rank that has stopped answering, once it has been silent for some beats; None if all live."""
         if self._heartbeat is None:
@@ -197,6 +213,11 @@ class Heartbeat(threading.Thread):
         self.seen: dict[int, bytes] = {}
         self.moved: dict[int, float] = {}
         self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.steps = 0  # that the main thread has done
+        self.calls = 0  # to a pause, so far
+        self.called = False
+        self.meet_at: int | None = None  # the step at which all ranks pause
 
     def run(self) -> None:
         self.names = {other: self.store.get(f"name/{other}").decode() for other in self.others}
@@ -206,6 +227,7 @@ class Heartbeat(threading.Thread):
             try:
                 self.store.set(f"beat/{self.rank}", str(beats))
                 self._look()
+                self._arrange()
             except RuntimeError:
                 if not self.stopping.is_set():
                     self._end("the rendezvous of torchrun (on the machine of rank 0) does not answer")
@@ -219,9 +241,35 @@ class Heartbeat(threading.Thread):
             if beat != self.seen.get(other):
                 self.seen[other], self.moved[other] = beat, time.monotonic()
 
+    def _arrange(self) -> None:
+        """Hear of a call to pause, tell the first step at which this rank can, and learn that at which all can."""
+        if not self.called and self.store.add("calls", 0) > self.calls:
+            with self.lock:
+                self.calls, self.called, self.meet_at = self.calls + 1, True, None
+                self.store.set(f"pause/{self.calls}/{self.rank}", str(self.steps + 1))
+        if self.called and self.meet_at is None:
+            names = [f"pause/{self.calls}/{rank}" for rank in (self.rank, *self.others)]
+            if self.store.check(names):
+                self.meet_at = max(int(self.store.get(name)) for name in names)
+
+    def pause(self, wish: bool) -> bool:
+        """See Ranks.all_pause."""
+        with self.lock:
+            self.steps += 1
+            if wish and not self.called and self.store.add("calls", 0) == self.calls:
+                self.store.add("calls", 1)
+        while self.called and self.meet_at is None:
+            if self.silent(4 * BEAT_SECONDS):
+                raise RuntimeError("a rank that is dead cannot pause")
+            time.sleep(BEAT_SECONDS / 20)
+        if not self.called or self.steps < self.meet_at:
+            return False
+        self.called = False
+        return True
+
     def _end(self, why: str | None) -> None:
         if why:
-            print(f"main.py: error: {why}; the files of the last full epoch are intact", file=sys.stderr, flush=True)
+            print(f"main.py: error: {why}; the files saved before are intact", file=sys.stderr, flush=True)
         os._exit(1)
 
     def stop(self) -> None:

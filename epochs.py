@@ -1,38 +1,54 @@
 """What the trainings of all methods share: epochs, batches, validation, the best epoch, stopping, saving, resuming.
 
-How the weights are updated is in train.py.
+How the weights are updated is in train.py. A run is saved after every epoch, from time to time between two steps of
+one, and at the next step when a signal stops it; it goes on from any of these places to the bit.
 """
 
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from checkpoint import save_run
-from data import NO_FLIP, Split, TrainingData, augment, epoch_batches
+from checkpoint import LAST, save_last, save_run
+from data import NO_FLIP, Split, TrainingData, augment, count_batches, epoch_batches
 from distributed import ALONE, Ranks
 from errors import UserError
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from optimizers import Updater
 from resources import peak_memory
+from stops import Stopped, StopSignals
 from streams import Streams
 
 CHECK_EVERY = 50  # updates between two looks at the loss, each of which waits for the device
+
+Step = tuple[int, list[int]]  # a batch of the epoch and the parts (blocks) that learn from it
+
+
+@dataclass
+class RunningEpoch:
+    """An epoch as far as it has come: what it needs, beside the weights, to go on between two of its steps."""
+
+    order: Tensor  # state of the generator before it drew this epoch
+    losses: Tensor  # (rows, batches, terms)
+    learning_rate: float  # at its start
+    done: int = 0  # steps
+    seconds: float = 0.0
 
 
 class Training:
     """Trains a model epoch by epoch and writes the run folder; `history` has one row per epoch.
 
-    A subclass has the optimizers (`updaters`) and says how they are used (`update_all`).
+    A subclass has the optimizers (`updaters`) and says how they are used (`steps`, `train_step`).
 
     Args:
         watched: test images whose accuracy goes into the history; nothing is chosen by it.
+        stops: the signals that stop the training between two steps.
     """
 
     updaters: list[Updater]  # whose learning rates follow the validation accuracy
@@ -46,72 +62,130 @@ class Training:
         run: Path,
         ranks: Ranks = ALONE,
         watched: Split | None = None,
+        stops: StopSignals | None = None,
     ):
         self.model, self.data, self.args, self.streams, self.run, self.ranks = model, data, args, streams, run, ranks
         self.watched = watched
+        self.stops = stops or StopSignals()
+        self.saved_at = time.monotonic()
+        self.running: RunningEpoch | None = None
         self.evaluator = Evaluator(args, model, data.info, streams, ranks)
         self.epoch = 0
         self.history: list[dict] = []
         self.best: dict = {"epoch": 0, "accuracy": None, "model": None}
         self.W_embed_start = model.W_embed.detach().cpu().clone()
-        self.num_batches = -(-len(data.train) // args.batch_size)
+        self.num_batches = count_batches(len(data.train), args.batch_size)
 
     @property
     def trained_parts(self) -> list[int]:
         """What has a loss of its own: the numbers of the blocks, 1 for a network that is trained as a whole."""
         raise NotImplementedError
 
-    def update_all(self, batches: list[Tensor], order: torch.Generator, losses: Tensor, progress: "Progress") -> None:
-        """All updates of an epoch. Their terms go into losses (rows, batches, terms), row t - 1 for part t."""
+    def steps(self, order: torch.Generator) -> list[Step]:
+        """The steps of an epoch. After each the shared parameters are up to date and the run can be saved."""
+        return [(i, [1]) for i in range(self.num_batches)]
+
+    def train_step(self, i: int, parts: list[int], indices: Tensor, progress: "Progress") -> None:
+        """The updates of these parts with batch i; their terms go into losses (rows, batches, terms) at [t - 1, i]."""
         raise NotImplementedError
 
     def updater(self, parameters: Iterable[nn.Parameter], steps_per_epoch: int) -> Updater:
         args = self.args
-        warmup_steps = args.warmup_epochs * steps_per_epoch
-        adam_w = args.method not in ("ct", "fm")  # Table 3 of the paper
-        return Updater(parameters, args.lr, args.weight_decay, warmup_steps, args.lr_scheduler_patience, adam_w)
+        falling_epochs = args.epochs - args.warmup_epochs if args.lr_schedule == "cosine" else 0
+        return Updater(
+            parameters,
+            args.lr,
+            args.weight_decay,
+            warmup_steps=args.warmup_epochs * steps_per_epoch,
+            plateau_patience=args.lr_scheduler_patience,
+            cosine_steps=falling_epochs * steps_per_epoch,
+            clip_norm=args.clip_grad_norm,
+            adam_w=args.method not in ("ct", "fm"),  # Table 3 of the paper
+        )
 
     def fit(self, after_epoch: Callable[[dict], None] | None = None) -> None:
         """Epochs up to the number asked for, or to early stopping; then the model holds the best epoch's weights.
 
-        after_epoch is called with every finished row of the history, once it is saved.
+        after_epoch is called with every finished row of the history, once it is saved. Raises Stopped after a signal,
+        when the run is saved.
         """
-        while self.epoch < self.args.epochs and not self._stopped_early():
-            self.epoch += 1
-            row = self.train_epoch()
-            validation = self.validate(row)
-            self.history.append(row)
-            for updater in self.updaters:
-                updater.end_epoch(row["val_accuracy"])
-            self.save(validation)
-            if after_epoch:
-                after_epoch(row)
+        with self.stops.held():
+            while self.epoch < self.args.epochs and not self._stopped_early():
+                self.epoch += 1
+                row = self.train_epoch()
+                validation = self._validate_unless_stopped(row)
+                self.history.append(row)
+                self.running = None
+                for updater in self.updaters:
+                    updater.end_epoch(row["val_accuracy"])
+                self.save(validation)
+                if after_epoch:
+                    after_epoch(row)
+                self.pause_if_asked()
         if self.best["model"] is not None:
             self.model.load_state_dict(self.best["model"])
 
     def _stopped_early(self) -> bool:
         patience = self.args.early_stopping_patience
-        return bool(patience) and self.epoch - self.best["epoch"] >= patience
+        return bool(patience) and self.running is None and self.epoch - self.best["epoch"] >= patience
 
     def train_epoch(self) -> dict:
-        """One pass over the training part; returns the epoch's row of the history."""
+        """One pass over the training part, or the rest of one; returns the epoch's row of the history."""
         self.model.train()
-        start = time.perf_counter()
         device, parts, terms = self.streams.device, self.trained_parts, self.model.loss_terms
         order = self.streams.get("order", device="cpu")
+        if self.running is None:
+            losses = torch.zeros(self.rows, self.num_batches, len(terms), device=device)
+            self.running = RunningEpoch(order.get_state(), losses, self.updaters[0].lr)
+        running = self.running
+        order.set_state(running.order)
         batches = epoch_batches(len(self.data.train), self.args.batch_size, order)
         batches = [indices.to(device, non_blocking=True) for indices in batches]
-        losses = torch.zeros(self.rows, len(batches), len(terms), device=device)
-        title, lr = f"epoch {self.epoch}/{self.args.epochs}", self.updaters[0].lr
-
-        total, hidden = len(parts) * len(batches), self.ranks.hides_bars
-        with tqdm(total=total, desc=title, unit="step", disable=hidden, leave=False) as bar:
-            self.update_all(batches, order, losses, Progress(bar, losses, self._check_losses))
-        self._check_losses(losses)
+        steps = self.steps(order)
+        done, total = (sum(len(set(p) & set(parts)) for _, p in some) for some in (steps[: running.done], steps))
+        title, hidden = f"epoch {self.epoch}/{self.args.epochs}", self.ranks.hides_bars
+        start = time.perf_counter() - running.seconds
+        with tqdm(total=total, initial=done, desc=title, unit="step", disable=hidden, leave=False) as bar:
+            progress = Progress(bar, running.losses, self._check_losses, done)
+            for i, which in steps[running.done :]:
+                self.train_step(i, which, batches[i], progress)
+                running.done += 1
+                running.seconds = time.perf_counter() - start
+                self.pause_if_asked()
+        self._check_losses(running.losses)
         self._check_weights()
-        seconds = time.perf_counter() - start
-        speed = {"seconds": seconds, "images_per_second": len(self.data.train) / seconds, **peak_memory(device)}
-        return {"epoch": self.epoch, **summarise_losses(losses, parts, terms), "learning_rate": lr, **speed}
+        speed = {"seconds": running.seconds, "images_per_second": len(self.data.train) / running.seconds}
+        losses = summarise_losses(running.losses, parts, terms)
+        rate = {"learning_rate": running.learning_rate}
+        return {"epoch": self.epoch, **losses, **rate, **speed, **peak_memory(device)}
+
+    def pause_if_asked(self) -> None:
+        """Between two steps: save, where the clock or a signal wants it. Raises Stopped after a signal."""
+        minutes = self.args.save_every_minutes
+        due = bool(minutes) and self.ranks.first and time.monotonic() - self.saved_at > 60 * minutes
+        if self.ranks.all_pause(due or self.stops.code > 0):
+            self.stops.code = self.ranks.largest(self.stops.code)
+            self.save_here()
+            self.stops.stop_here()
+
+    def save_here(self) -> None:
+        """last.pt in the middle of an epoch, or after one, where it is there already."""
+        if self.running is not None:
+            self._check_losses(self.running.losses)
+            self._check_weights()
+            content = self.whole_state()
+            if content:
+                save_last(self.run, content)
+        self.saved_at = time.monotonic()
+
+    def _validate_unless_stopped(self, row: dict) -> Evaluation | None:
+        """A signal need not wait for the end of the validation, unless other ranks are in the midst of it."""
+        try:
+            with self.stops.held(self.ranks.size > 1):
+                return self.validate(row)
+        except Stopped:
+            self.save_here()
+            raise
 
     @property
     def rows(self) -> int:
@@ -165,11 +239,15 @@ class Training:
     def _check_weights(self) -> None:
         for name, value in self.model.state_dict().items():
             if not value.isfinite().all():
-                self._stop_diverged(f"the weights {name} are not finite after epoch {self.epoch}")
+                self._stop_diverged(f"the weights {name} are not finite in epoch {self.epoch}")
 
     def _stop_diverged(self, what: str) -> None:
-        kept = f"the files of epoch {self.epoch - 1} are kept" if self.epoch > 1 else "nothing was saved yet"
-        raise UserError(f"{what}: lower --lr (now {self.args.lr}) or raise --warmup-epochs; {kept}")
+        kept = "what was saved before is kept" if (self.run / LAST).exists() else "nothing was saved yet"
+        args = self.args
+        raise UserError(
+            f"{what}, most likely since the steps are too large: lower --lr (now {args.lr:g}), raise --warmup-epochs "
+            f"(now {args.warmup_epochs}) or set --clip-grad-norm (now {args.clip_grad_norm:g}); {kept}"
+        )
 
     def whole_state(self) -> dict | None:
         """The content of last.pt, where it is written."""
@@ -177,12 +255,13 @@ class Training:
 
     def save(self, validation: Evaluation | None) -> None:
         """Rank 0 writes the files and tells of the epoch."""
+        if validation is not None and self.best["epoch"] == self.epoch:
+            self.evaluator.write_examples(self.run, validation, self.data.validation, "validation", self.epoch)
         content = self.whole_state()
         if content:
             save_run(self.run, content, self.args.save_every)
             print(describe(content["history"][-1], self.args.epochs), flush=True)
-        if validation is not None and self.best["epoch"] == self.epoch:
-            self.evaluator.write_examples(self.run, validation, self.data.validation, "validation", self.epoch)
+        self.saved_at = time.monotonic()
 
     @property
     def train_seconds(self) -> float:
@@ -201,15 +280,16 @@ class Training:
         }
 
     def state_dict(self) -> dict:
-        """What continuing needs."""
+        """What continuing needs; `epoch` is the last full one, `partial` what was done of the next."""
         model, best = self.model.state_dict(), dict(self.best)
-        if best["epoch"] == self.epoch:
+        if best["epoch"] == self.epoch and self.running is None:
             best["model"] = model  # one copy in the file
         return {
             "config": vars(self.args),
             "info": asdict(self.data.info),
-            "epoch": self.epoch,
-            "val_accuracy": self.history[-1]["val_accuracy"],
+            "epoch": len(self.history),
+            "partial": vars(self.running) if self.running else None,
+            "val_accuracy": self.history[-1]["val_accuracy"] if self.history else None,
             "train_seconds": self.train_seconds,
             "model": model,
             "W_embed_start": self.W_embed_start,
@@ -223,6 +303,9 @@ class Training:
     def load_state_dict(self, state: dict) -> None:
         """Continue from last.pt or checkpoint_epoch_N.pt; the model's weights are loaded already."""
         self.epoch, self.history, self.best = state["epoch"], state["history"], dict(state["best"])
+        if state.get("partial"):
+            self.running = RunningEpoch(**state["partial"])
+            self.running.losses = self.running.losses.to(self.streams.device)
         self.W_embed_start = state["W_embed_start"]
         self.load_optimizers(state)
         self.streams.load_state_dict(state["streams"])
@@ -235,8 +318,8 @@ class Training:
 class Progress:
     """Told of every update: moves the bar, and from time to time looks at the losses, which waits for the device."""
 
-    def __init__(self, bar: tqdm, losses: Tensor, check: Callable[[Tensor], None]):
-        self.bar, self.losses, self.check, self.done = bar, losses, check, 0
+    def __init__(self, bar: tqdm, losses: Tensor, check: Callable[[Tensor], None], done: int = 0):
+        self.bar, self.losses, self.check, self.done = bar, losses, check, done
 
     def step(self) -> None:
         self.done += 1

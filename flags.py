@@ -30,6 +30,10 @@ EPOCHS = {
 }
 BATCH_SIZE = {name: 32 if name == "digits" else 128 for name in EPOCHS}  # few digits: more steps an epoch
 ETA = {"dt": 0.1, "ct": 1.0}
+LR_SCHEDULES = ("constant", "cosine", "plateau")
+PLATEAU_PATIENCE = 5
+# Other defaults than the paper's, for a good result in fewer epochs; what each was tried against: benchmarks/README.md.
+RECIPES = {"fast": {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}}
 
 
 class Parser(argparse.ArgumentParser):
@@ -264,11 +268,27 @@ def _training_flags(parser: Parser) -> None:
     flag("--weight-decay", 0.001, "weight decay of every AdamW (ct, fm: Adam)", type=WEIGHT, metavar="RATE")
     flag("--warmup-epochs", 0, "epochs of linearly rising learning rate; 0: none", type=COUNT, metavar="N")
     flag(
+        "--lr-schedule",
+        None,
+        "what follows the warm-up: constant, as the paper; cosine: falling to zero at the last epoch; plateau: halved "
+        "while the validation accuracy stands still",
+        shown="constant; with --lr-scheduler-patience: plateau",
+        choices=LR_SCHEDULES,
+    )
+    flag(
         "--lr-scheduler-patience",
         0,
         "epochs without a better validation accuracy after which the learning rate is halved; 0: never",
+        shown=f"0; with --lr-schedule plateau: {PLATEAU_PATIENCE}",
         type=COUNT,
         metavar="N",
+    )
+    flag(
+        "--clip-grad-norm",
+        0.0,
+        "shorten longer gradients to this norm, over all parameters of a block (of the network); 0: never",
+        type=WEIGHT,
+        metavar="NORM",
     )
     flag(
         "--early-stopping-patience",
@@ -276,6 +296,17 @@ def _training_flags(parser: Parser) -> None:
         "epochs without a better validation accuracy after which training ends; 0: never",
         type=COUNT,
         metavar="N",
+    )
+    flag(
+        "--recipe",
+        None,
+        "other defaults: "
+        + "; ".join(
+            f"{name} is {' '.join(f'--{k.replace(chr(95), chr(45))} {v}' for k, v in values.items())}"
+            for name, values in RECIPES.items()
+        ),
+        shown="the paper's",
+        choices=tuple(RECIPES),
     )
     flag("--seed", 0, "seed of all random streams", type=COUNT, metavar="N")
 
@@ -370,6 +401,13 @@ def _place_flags(parser: Parser) -> None:
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder",
     )
     flag("--save-every", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", type=COUNT, metavar="N")
+    flag(
+        "--save-every-minutes",
+        10.0,
+        "minutes after which last.pt is written within an epoch too; 0: after epochs only",
+        type=WEIGHT,
+        metavar="MINUTES",
+    )
     flag(
         "--tensorboard",
         False,

@@ -16,10 +16,11 @@ def run_main(flags: list[str], ranks: int = 1) -> int:
     if ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         start, environment = [sys.executable, *torchrun, str(MAIN)], {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*start, *flags], env=environment) as process:
+    # in a session of its own: a Ctrl-C of the terminal reaches it once, from here
+    with subprocess.Popen([*start, *flags], env=environment, start_new_session=True) as process:
         try:
             return process.wait()
-        except BaseException:  # a signal, which this process may have got alone
+        except BaseException:
             process.terminate()
             raise
 

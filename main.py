@@ -7,33 +7,33 @@ python main.py --help                                            all flags
 """
 
 import os
-import shlex
-import signal
 import sys
 import warnings
 from argparse import Namespace
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 import torch
 
 from build import model_from_checkpoint, new_model
-from checkpoint import load_checkpoint, open_run_folder, save_run, set_aside_earlier_run, write_json
+from checkpoint import LAST, load_checkpoint, load_last, save_run, write_json
 from compare import compare
 from data import DataInfo, Split, load_raw, training_data
+from devices import compile_blocks, pick_device
 from distributed import Ranks
 from epochs import Training
 from errors import UserError
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
 from live import LiveBoard, require_tensorboard
-from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
 from parts import check_parts, format_blocks, join_parts, require_whole
 from readout import read_out
-from report import describe_run, print_accuracies, test_model, versions
-from resources import reuse_freed_memory
+from report import describe_progress, describe_run, go_on, print_accuracies, test_model, versions
+from resources import is_out_of_memory, out_of_memory, reuse_freed_memory
+from run_folder import open_run_folder, set_aside_earlier_run
+from stops import Stopped, StopSignals
 from streams import Streams
 from train import Trainer, WholeTrainer
 from visualize import draw_run
@@ -43,40 +43,44 @@ DEFAULT_RUN = "checkpoints_run"
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0 done, 1 another rank died, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
-    signal.signal(signal.SIGTERM, _terminate)
     # torch's own: forward-mode differentiation still loads code that it made with torch.jit.script
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     reuse_freed_memory()
     ranks = Ranks.from_environment()
     try:
-        if ranks.first:
-            run_command(argv, ranks)
-        else:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                run_command(argv, ranks)
+        with StopSignals() as stops:
+            if ranks.first:
+                run_command(argv, ranks, stops)
+            else:
+                with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                    run_command(argv, ranks, stops)
     except UserError as error:
         ranks.report(" ".join(str(error).split()))
         return ranks.leave(2)
     except OSError as error:
-        ranks.report(f"{error}: the files written before are intact")
+        ranks.report(f"{error}: the files written before are intact{getattr(error, 'note', '')}")
         return ranks.leave(2)
-    except (KeyboardInterrupt, Terminated) as stop:
-        dead = ranks.who_died() if isinstance(stop, Terminated) else None
-        note = getattr(stop, "note", "nothing was changed")
+    except MemoryError as error:
+        ranks.report(out_of_memory(error))
+        return ranks.leave(2)
+    except Stopped as stop:
         if ranks.tells():
-            print(f"main.py: stopped, since {dead} died;" if dead else "main.py: stopped;", note, file=sys.stderr)
-        return ranks.leave(130 if isinstance(stop, KeyboardInterrupt) else 143)
-    except RuntimeError:
+            print("main.py: stopped;", stop.note, file=sys.stderr)
+        return ranks.leave(stop.code)
+    except RuntimeError as error:
         dead = ranks.who_died()
-        if dead is None:
+        if dead is None and not is_out_of_memory(error):
             raise
+        if dead is None:
+            ranks.report(out_of_memory(error))
+            return ranks.leave(2)
         if ranks.tells():
-            print(f"main.py: error: {dead} died; the files of the last full epoch are intact", file=sys.stderr)
+            print(f"main.py: error: {dead} died; the files saved before are intact", file=sys.stderr)
         return ranks.leave(1)
     return 0
 
 
-def run_command(argv: list[str] | None, ranks: Ranks) -> None:
+def run_command(argv: list[str] | None, ranks: Ranks, stops: StopSignals) -> None:
     args, given = parse_flags(argv)
     if args.evaluate or args.predict or args.merge or args.compare:
         check_ranks(args, ranks.size)
@@ -90,22 +94,15 @@ def run_command(argv: list[str] | None, ranks: Ranks) -> None:
         compare(args, given, run_folder(args))
     else:
         ranks.connect()
-        train(args, given, ranks)
+        with ExitStack() as folder:
+            train(args, given, ranks, stops, folder)
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(*_):
-    raise Terminated
-
-
-def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
+def train(args: Namespace, given: set[str], ranks: Ranks, stops: StopSignals, folder: ExitStack) -> None:
     """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
     if args.tensorboard:
         require_tensorboard()
-    trainer, test = prepare(args, given, ranks)
+    trainer, test = prepare(args, given, ranks, stops, folder)
     args, run = trainer.args, trainer.run
     board = LiveBoard(run) if args.tensorboard and ranks.first else None
     with resumable(trainer):
@@ -113,11 +110,11 @@ def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
         if test:
             result = test_model(trainer.evaluator, test, run, trainer.best_dict())
         ranks.close()
-    if not ranks.first:
-        return
-    draw_pictures(run)
-    if board:
-        board.close(trainer.epoch)
+        if not ranks.first:
+            return
+        draw_pictures(run)
+        if board:
+            board.close(trainer.epoch)
     if not test:
         held = f"blocks {format_blocks(args.blocks)} of {args.num_blocks} are in {run / 'last.pt'}"
         print(f"{held}; join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR")
@@ -126,8 +123,13 @@ def train(args: Namespace, given: set[str], ranks: Ranks) -> None:
     print_accuracies(args, result)
 
 
-def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, Split | None]:
-    """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained."""
+def prepare(
+    args: Namespace, given: set[str], ranks: Ranks, stops: StopSignals, folder: ExitStack
+) -> tuple[Training, Split | None]:
+    """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained.
+
+    The run folder stays locked until `folder` is closed.
+    """
     args, checkpoint, source = training_settings(args, given, ranks)
     device = pick_device(args, ranks.local_rank)
     if device.type == "cuda":
@@ -142,7 +144,7 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, S
         data = training_data(raw, args.val_fraction, streams, info, args.train_size)
         test = None if args.blocks else load_test(args, data.info)
     if ranks.first:
-        open_run_folder(run)
+        folder.enter_context(open_run_folder(run))
     held = ranks.deal(args.blocks or range(1, args.num_blocks + 1)) if args.method == "dt" else None
     if checkpoint:
         model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
@@ -156,7 +158,7 @@ def prepare(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Training, S
         compile_blocks(model)
     kind = Trainer if args.method == "dt" else WholeTrainer
     watched = test.to(device) if args.test_every_epoch else None
-    trainer = kind(model, data, args, streams, run, ranks, watched)
+    trainer = kind(model, data, args, streams, run, ranks, watched, stops)
     if checkpoint:
         trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
@@ -169,8 +171,8 @@ def training_settings(args: Namespace, given: set[str], ranks: Ranks) -> tuple[N
     checkpoint = ranks.from_first(lambda: checkpoint_to_continue(args, ranks))
     if checkpoint:
         args = adopt(args, given, checkpoint["config"])
-        if args.epochs < checkpoint["epoch"]:
-            raise UserError(f"{args.checkpoint} has {checkpoint['epoch']} epochs already: raise --epochs above that")
+        if args.epochs < (begun := checkpoint["epoch"] + bool(checkpoint.get("partial"))):
+            raise UserError(f"{args.checkpoint} has {begun} epochs already: raise --epochs above that")
     else:
         if args.embedding_from:
             source = ranks.from_first(lambda: load_checkpoint(args.embedding_from))
@@ -182,12 +184,14 @@ def training_settings(args: Namespace, given: set[str], ranks: Ranks) -> tuple[N
 
 def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:
     """That of --checkpoint; after a restart by torchrun last.pt of the run. None for a new run."""
-    last = run_folder(args) / "last.pt"
+    last = run_folder(args) / LAST
     if ranks.restarts and last.exists():
         args.checkpoint = str(last)
     if not args.checkpoint:
         return None
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint, instead = load_last(args.checkpoint)
+    if instead:
+        print(f"main.py: {instead}", file=sys.stderr)
     if "optimizers" not in checkpoint:
         raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
     return checkpoint
@@ -202,6 +206,8 @@ def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> 
         make_room(run)
     sizes = {"training": len(data.train), "validation": len(data.validation)}
     print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
+    if trainer.running:
+        print(f"going on in epoch {trainer.epoch + 1}, of which {trainer.running.done} steps are done")
     threads = torch.get_num_threads()
     if checkpoint and checkpoint.get("threads", threads) != threads:
         print(f"trained with {checkpoint['threads']} threads so far: from here on equal up to rounding, not to the bit")
@@ -210,13 +216,17 @@ def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> 
 
 @contextmanager
 def resumable(trainer: Training):
-    """Whoever stops the training is told how to go on."""
+    """Whoever stops the training, or a write that fails, leaves the user told how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, Terminated) as stop:
-        last = shlex.quote(str(trainer.run / "last.pt"))
-        saved = f"epoch {len(trainer.history)} is saved, continue with: python main.py --checkpoint {last}"
-        stop.note = saved if trainer.history else "no epoch was finished, so nothing is saved"
+    except (Stopped, OSError) as stop:
+        last = trainer.run / LAST
+        if isinstance(stop, OSError):
+            stop.note = f"; make room, then continue with: {go_on(last)}" if last.exists() else ""
+        elif last.exists():
+            stop.note = f"{describe_progress(trainer.history, trainer.running)}, continue with: {go_on(last)}"
+        else:
+            stop.note = "no step was finished, so nothing is saved"
         raise
 
 
@@ -239,16 +249,16 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     info = DataInfo(**checkpoint["info"])
     test = load_test(args, info)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
-    open_run_folder(run)
-    if not (run / "config.json").exists():
-        write_json(run / "config.json", {**vars(args), "versions": versions(device)})
-    print(
-        f"{args.checkpoint}: epoch {checkpoint['epoch']}, {len(test)} {args.dataset} test images; results go to {run}"
-    )
     evaluator = Evaluator(args, model, info, Streams(args.seed, device))
-    result = test_model(evaluator, test, run, checkpoint)
-    if len(evaluator.ways) > 1:
-        draw_pictures(run)
+    with open_run_folder(run):
+        if not (run / "config.json").exists():
+            write_json(run / "config.json", {**vars(args), "versions": versions(device)})
+        begun = " and a part of the next" if checkpoint.get("partial") else ""
+        source = f"{args.checkpoint}: epoch {checkpoint['epoch']}{begun}"
+        print(f"{source}, {len(test)} {args.dataset} test images; results go to {run}")
+        result = test_model(evaluator, test, run, checkpoint)
+        if len(evaluator.ways) > 1:
+            draw_pictures(run)
     print_accuracies(args, result)
 
 
@@ -281,11 +291,11 @@ def merge(args: Namespace) -> None:
     content = join_parts(parts, seconds=sum)
     run = run_folder(args)
     content["config"] = {**content["config"], "blocks": None, "checkpoint": None, "checkpoint_dir": str(run)}
-    open_run_folder(run)
-    make_room(run)
-    write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
-    save_run(run, content)
-    draw_pictures(run)
+    with open_run_folder(run):
+        make_room(run)
+        write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
+        save_run(run, content)
+        draw_pictures(run)
     if len({part.get("threads") for part in parts}) > 1:
         print("the parts were trained with different numbers of threads: one process would have given other roundings")
     print(f"merged into {run}: {', '.join(args.merge)}")
@@ -305,30 +315,6 @@ def run_folder(args: Namespace) -> Path:
     return Path(args.checkpoint).parent if args.checkpoint else Path(DEFAULT_RUN)
 
 
-def pick_device(args: Namespace, local_rank: int = 0) -> torch.device:
-    """Every rank has a GPU of its own. Raises UserError for what is not there and for flags that need CUDA."""
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() and not args.no_cuda else "cpu"
-    if name == "cuda" and local_rank:
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is none: take auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; take --device cpu"
-        )
-    if args.amp and device.type != "cuda":
-        raise UserError("--amp needs CUDA: on a CPU it would only slow the training down; leave it out")
-    if args.offload_blocks and device.type != "cuda":
-        raise UserError("--offload-blocks needs CUDA: on a CPU all blocks are in its memory anyway; leave it out")
-    return device
-
-
 def load_test(args: Namespace, info: DataInfo) -> Split:
     """The test images on the CPU. Raises UserError where their classes are not those of the training images."""
     raw = load_raw(args.dataset, args.data_dir, "test", shape=info.image_shape)
@@ -340,12 +326,6 @@ def require_classes(found: list[str], expected: list[str], part: str) -> None:
     if found != expected:
         missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
-
-
-def compile_blocks(model: Classifier) -> None:
-    for network in model.networks.values():
-        for part in network.children():
-            part.compile()
 
 
 if __name__ == "__main__":

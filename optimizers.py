@@ -1,23 +1,27 @@
-"""One optimizer for each block and one for the shared parameters, each with its own warm-up and plateau scheduler.
+"""One optimizer for each block and one for the shared parameters, each with its own schedule of the learning rate.
 
 What the blocks add to the gradient of the shared parameters is gathered apart from them.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Adam, AdamW
-from torch.optim.lr_scheduler import LinearLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
 
 PLATEAU_FACTOR = 0.5
 
 
 class Updater:
-    """AdamW over some parameters; its learning rate rises for warmup_steps steps, then follows the plateau scheduler.
+    """AdamW over some parameters; its learning rate rises for warmup_steps steps, then stays or falls.
 
     Args:
         plateau_patience: epochs without a better validation accuracy before the rate is halved; 0 is never.
+        cosine_steps: after the warm-up the rate falls to zero along half a cosine in so many steps; 0 is never.
+        clip_norm: longer gradients are shortened to this norm, over all the parameters together; 0 is never.
         adam_w: AdamW, else Adam.
     """
 
@@ -28,14 +32,19 @@ class Updater:
         weight_decay: float,
         warmup_steps: int = 0,
         plateau_patience: int = 0,
+        cosine_steps: int = 0,
+        clip_norm: float = 0.0,
         adam_w: bool = True,
     ):
-        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        self.learned = [parameter for parameter in parameters if parameter.requires_grad]
+        self.clip_norm = clip_norm
         kind = AdamW if adam_w else Adam
-        self.optimizer = kind([{"params": learned}], lr=lr, weight_decay=weight_decay, fused=True)
-        self.warmup = self.plateau = None
+        self.optimizer = kind([{"params": self.learned}], lr=lr, weight_decay=weight_decay, fused=True)
+        self.warmup = self.plateau = self.cosine = None
         if plateau_patience:
             self.plateau = ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience)
+        if cosine_steps:
+            self.cosine = LambdaLR(self.optimizer, lambda step: (1 + math.cos(math.pi * step / cosine_steps)) / 2)
         if warmup_steps:
             self.warmup = LinearLR(self.optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
 
@@ -49,17 +58,22 @@ class Updater:
 
     def step(self) -> None:
         """Apply and clear the gradients."""
+        if self.clip_norm:
+            clip_grad_norm_(self.learned, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.warming_up:
             self.warmup.step()
+        elif self.cosine:
+            self.cosine.step()
 
     def end_epoch(self, val_accuracy: float | None) -> None:
         if self.plateau and val_accuracy is not None and not self.warming_up:
             self.plateau.step(val_accuracy)
 
     def state_dict(self) -> dict:
-        parts = {"optimizer": self.optimizer, "warmup": self.warmup, "plateau": self.plateau}
+        schedules = {"warmup": self.warmup, "plateau": self.plateau, "cosine": self.cosine}
+        parts = {"optimizer": self.optimizer, **schedules}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict) -> None:

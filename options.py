@@ -6,7 +6,7 @@ A flag that makes no sense beside the others is an error, never ignored.
 from argparse import Namespace
 
 from errors import UserError
-from flags import BATCH_SIZE, EPOCHS, ETA, make_parser, show
+from flags import BATCH_SIZE, EPOCHS, ETA, PLATEAU_PATIENCE, RECIPES, make_parser, show
 from models.schedules import ALPHA_BAR_CLIP
 from parts import format_blocks
 
@@ -31,7 +31,7 @@ EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "clas
 PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
 THIS_CALL = PLACE_FLAGS - {"data_dir"} | {"evaluate", "predict", "merge", "compare", "steps_report", "tensorboard"}
 RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks", "tensorboard"}
-RESUME_FLAGS |= {"test_every_epoch"}
+RESUME_FLAGS |= {"test_every_epoch", "save_every_minutes"}
 INFERENCE_FLAGS = {"eval_runs", "readout", "inference", "steps", "sampler", "solver", "seed"}
 EVALUATE_FLAGS = PLACE_FLAGS | INFERENCE_FLAGS | {"evaluate", "steps_report"}
 PREDICT_FLAGS = PLACE_FLAGS - {"checkpoint_dir", "data_dir"} | INFERENCE_FLAGS | {"predict"}
@@ -41,7 +41,8 @@ def parse_flags(argv: list[str] | None = None) -> tuple[Namespace, set[str]]:
     """All settings, and the names of those that were given. Raises UserError for what cannot be."""
     parser = make_parser()
     explicit = vars(parser.parse_args(argv))
-    args = Namespace(**{**parser.defaults, **explicit})
+    recipe = RECIPES.get(explicit.get("recipe"), {})
+    args = Namespace(**{**parser.defaults, **recipe, **explicit})
     _check_modes(args, set(explicit))
     return args, set(explicit)
 
@@ -60,6 +61,10 @@ def settle(args: Namespace, given: set[str]) -> None:
         args.readout = "mean" if args.predict else "sample"
     if args.eta is None:
         args.eta = ETA.get(args.method)
+    if args.lr_schedule is None:
+        args.lr_schedule = "plateau" if args.lr_scheduler_patience else "constant"
+    if args.lr_schedule == "plateau" and "lr_scheduler_patience" not in given:
+        args.lr_scheduler_patience = args.lr_scheduler_patience or PLATEAU_PATIENCE
     _check_together(args, given)
     for name, methods in METHOD_FLAGS.items():
         if args.method not in methods:
@@ -137,6 +142,7 @@ def _check_together(args: Namespace, given: set[str]) -> None:
     solver_only = args.method == "fm" or args.sampler == ["ode"]
     no_steps = solver_only and args.solver == ["dopri5"]
     same_runs = args.inference == "deterministic" and args.eval_runs > 1
+    plateau, patience = args.lr_schedule == "plateau", args.lr_scheduler_patience
     part = bool(args.blocks)
     chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
     fixed = (
@@ -146,7 +152,10 @@ def _check_together(args: Namespace, given: set[str]) -> None:
     rules = [
         ("blocks", part and max(args.blocks) > args.num_blocks, f"goes beyond --num-blocks {args.num_blocks}"),
         ("blocks", part and learns_embedding(args), fixed),
-        ("lr_scheduler_patience", part and args.lr_scheduler_patience, chain),
+        ("lr_scheduler_patience", patience and not plateau, "belongs to --lr-schedule plateau"),
+        ("lr_schedule", plateau and not patience, "plateau needs --lr-scheduler-patience of 1 or more"),
+        ("lr_schedule", plateau and part, chain),
+        ("lr_scheduler_patience", part and patience, chain),
         ("early_stopping_patience", part and args.early_stopping_patience, chain),
         ("steps_report", part and args.steps_report, chain),
         ("test_every_epoch", part and args.test_every_epoch, chain),
@@ -159,7 +168,8 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("data_dir", args.dataset == "digits", "makes no sense with --dataset digits, which needs no files"),
         ("posterior_sigma", args.class_probability != "posterior", "belongs to --class-probability posterior"),
         ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
-        ("lr_scheduler_patience", args.lr_scheduler_patience and no_validation, needs_validation),
+        ("lr_schedule", plateau and no_validation, needs_validation),
+        ("lr_scheduler_patience", patience and no_validation, needs_validation),
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
         ("warmup_epochs", args.warmup_epochs > args.epochs, f"exceeds --epochs {args.epochs}: lower it"),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
@@ -200,6 +210,11 @@ def adopt(args: Namespace, given: set[str], config: dict) -> Namespace:
             values = (getattr(args, name), config.get(name))
             given_value, value = (format_blocks(v or []) or "all" if name == "blocks" else show(v) for v in values)
             raise UserError(f"{as_flag(name)} {given_value} contradicts the checkpoint, which has {value}: {way_out}")
+    if config.get("lr_schedule") == "cosine" and args.epochs != config["epochs"] and "epochs" in given and not using:
+        raise UserError(
+            f"--epochs {args.epochs} contradicts the checkpoint: its learning rate falls to zero at epoch "
+            f"{config['epochs']} (--lr-schedule cosine): leave the flag out or start a new run"
+        )
     settings = {**make_parser().defaults, **config, **{name: getattr(args, name) for name in THIS_CALL}}
     settings.update({name: getattr(args, name) for name in given & free})
     if using:

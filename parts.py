@@ -15,7 +15,7 @@ from errors import UserError
 # Settings of a part that have no influence on what its blocks become.
 FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "compile", "epochs"}
 FREE_SETTINGS |= {"save_every", "steps_report", "embedding_from", "offload_blocks", "merge", "evaluate", "predict"}
-FREE_SETTINGS |= {"compare", "tensorboard", "test_every_epoch"}
+FREE_SETTINGS |= {"save_every_minutes", "compare", "tensorboard", "test_every_epoch", "recipe"}
 
 
 def parse_blocks(text: str) -> list[int]:
@@ -96,6 +96,7 @@ def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -
     history = [_join_rows(rows, parts, seconds) for rows in zip(*(part["history"] for part in parts), strict=True)]
     return {
         **first,
+        "partial": _join_partial(holder, first),
         "model": model,
         "best": best,
         "history": history,
@@ -112,6 +113,16 @@ def _join_models(holder: dict[int, dict], first: dict, models: list[dict], parts
             if holder.get(block_of(name), first) is part:
                 joined[name] = value
     return joined
+
+
+def _join_partial(holder: dict[int, dict], first: dict) -> dict | None:
+    """Parts of one epoch that stand at the same step."""
+    if not first.get("partial"):
+        return None
+    losses = first["partial"]["losses"].clone()  # (T, batches, terms)
+    for t, part in holder.items():
+        losses[t - 1] = part["partial"]["losses"][t - 1]
+    return {**first["partial"], "losses": losses}
 
 
 def _join_rows(rows: Sequence[dict], parts: Sequence[dict], seconds: Callable) -> dict:
@@ -136,6 +147,8 @@ def check_parts(paths: Sequence[str], parts: Sequence[dict]) -> None:
     for path, part in zip(paths, parts, strict=True):
         if "optimizers" not in part:
             raise UserError(f"{path} holds a model only: to merge take last.pt of its folder")
+        if part.get("partial"):
+            raise UserError(f"{path} stands in the middle of epoch {part['epoch'] + 1}: continue it first")
         if part["config"]["method"] != "dt":
             raise UserError(f"{path} is of --method {part['config']['method']}: only blocks of dt are trained in parts")
         _check_pair(paths[0], parts[0], path, part)
@@ -153,7 +166,9 @@ def check_parts(paths: Sequence[str], parts: Sequence[dict]) -> None:
 
 def _check_pair(path: str, part: dict, other_path: str, other: dict) -> None:
     pair = f"{path} and {other_path} differ"
-    settings = [{k: v for k, v in p["config"].items() if k not in FREE_SETTINGS} for p in (part, other)]
+    falling = part["config"].get("lr_schedule") == "cosine"  # to zero at the last of --epochs
+    free = FREE_SETTINGS - {"epochs"} if falling else FREE_SETTINGS
+    settings = [{k: v for k, v in p["config"].items() if k not in free} for p in (part, other)]
     for name in sorted(settings[0] | settings[1]):
         values = [setting.get(name) for setting in settings]
         if values[0] != values[1]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shlex
 import subprocess
 import time
 from argparse import Namespace
@@ -15,6 +16,7 @@ import torch
 from checkpoint import __version__, write_json
 from data import DataInfo, Split
 from distributed import Ranks
+from epochs import RunningEpoch
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from parts import format_blocks
@@ -52,6 +54,19 @@ def _describe_model(args: Namespace, model: Classifier) -> str:
         trained = f"{len(args.blocks)} of {trained} ({format_blocks(args.blocks)})"
     description = f"{title}: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, {embedding}"
     return f"{description}, {args.schedule} schedule, {args.block_order} order" if args.method == "dt" else description
+
+
+def go_on(last: Path) -> str:
+    """The command that continues a run."""
+    return f"python main.py --checkpoint {shlex.quote(str(last))}"
+
+
+def describe_progress(history: list[dict], running: RunningEpoch | None) -> str:
+    """What last.pt holds."""
+    parts = [f"epoch {len(history)}"] if history else []
+    if running:
+        parts.append(f"{running.done} steps of epoch {len(history) + 1}")
+    return " and ".join(parts) + (" are saved" if running else " is saved")
 
 
 def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> Evaluation:

@@ -10,7 +10,6 @@ goes on from its last.pt. Flags that are not named here go to main.py: --epochs 
 """
 
 import shlex
-import signal
 import sys
 import warnings
 from argparse import Namespace
@@ -25,6 +24,7 @@ from reproduce_plan import EMBEDDINGS, OURS, plan
 from reproduce_report import write_markdown, write_readme
 from reproduce_runs import measure_memory, print_plan, record, train_all
 from resources import reuse_freed_memory
+from stops import Stopped, StopSignals
 
 ROOT = Path(__file__).parent
 # Table or figure -> what it shows, its methods and embeddings where the command line names none.
@@ -40,27 +40,18 @@ PARTS = {
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code, as of main.py."""
-    signal.signal(signal.SIGTERM, _terminate)
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)  # see main.py
     reuse_freed_memory()
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        run_command(argv)
+        with StopSignals():
+            run_command(sys.argv[1:] if argv is None else argv)
     except (UserError, OSError) as error:
         print("reproduce.py: error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Terminated) as stop:
+    except Stopped as stop:
         print("reproduce.py: stopped; the same command goes on from there", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return stop.code
     return 0
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(*_):
-    raise Terminated
 
 
 def run_command(argv: list[str]) -> None:

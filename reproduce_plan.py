@@ -6,6 +6,7 @@ A run is recognised by the settings in its config.json, whatever its folder is c
 import json
 from argparse import Namespace
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from errors import UserError
@@ -27,7 +28,8 @@ VARIANTS = {
 }
 DEFAULTS = make_parser().defaults
 KINDS = ("dataset", "method", "embedding_type", "recipe")  # settings on which the defaults of others depend
-DECISIVE = DEFAULTS.keys() - (RESUME_FLAGS - {"epochs"}) - THIS_CALL  # what makes two runs different ones
+# What makes two runs different ones. A recipe does by the settings that it stands for.
+DECISIVE = DEFAULTS.keys() - (RESUME_FLAGS - {"epochs"}) - THIS_CALL - {"recipe"}
 OURS = {"dataset", "method", "seed", "embedding_type", "embedding_dim", "embedding_init", "class_probability"}
 OURS |= {"checkpoint", "checkpoint_dir", "evaluate", "predict", "merge", "compare", "blocks", "embedding_from"}
 OURS |= {"test_every_epoch", "early_stopping_patience"}
@@ -96,25 +98,39 @@ def training_of(config: dict) -> Training:
 
 def settings_of(flags: dict[str, object]) -> dict:
     """All settings that main.py has with these flags, as config.json would hold them."""
-    args, given = parse_flags(tokens(flags))
+    return json.loads(_settled(tuple(tokens(flags))))
+
+
+@cache
+def _settled(flags: tuple[str, ...]) -> str:
+    args, given = parse_flags(list(flags))
     settle(args, given)
-    return json.loads(json.dumps(vars(args)))
+    return json.dumps(vars(args))
 
 
 def completed(config: dict) -> dict:
     """A config.json, maybe of an earlier version of the program, with the defaults of what it does not have."""
-    method = config["method"]
-    known = {name: value for name, value in DEFAULTS.items() if method in METHOD_FLAGS.get(name, (method,))}
-    return {**dict.fromkeys(DEFAULTS), **json.loads(json.dumps(known)), **config}
+    return {**usual_settings(config), **config}
+
+
+def usual_settings(settings: dict) -> dict:
+    """What main.py has by default, given those settings on which the defaults of others depend."""
+    return settings_of({name: settings[name] for name in KINDS if settings.get(name) is not None})
 
 
 def flags_of(settings: dict) -> list[str]:
-    """The flags of main.py that give these settings, without the run's folder."""
-    kinds = {name: settings[name] for name in KINDS if settings.get(name) is not None}
-    usual = settings_of(kinds)
-    here = DEFAULTS.keys() - kinds.keys() - {"checkpoint", "checkpoint_dir"}
-    own = {name: settings[name] for name in DEFAULTS if name in here and settings[name] != usual[name]}
-    return tokens(kinds | {name: value for name, value in own.items() if value is not None})
+    """The flags of main.py that start a training with these settings, without the run's folder."""
+    usual = usual_settings(settings)
+    kinds = {name: settings[name] for name in KINDS}
+    own = {name: settings[name] for name in DEFAULTS if name not in KINDS and settings[name] != usual[name]}
+    left_out = ("checkpoint", "checkpoint_dir")
+    return tokens({k: v for k, v in {**kinds, **own}.items() if v is not None and k not in left_out})
+
+
+def flags_to_go_on(settings: dict) -> list[str]:
+    """Those that a checkpoint does not decide."""
+    free = sorted(RESUME_FLAGS - {"checkpoint", "checkpoint_dir", "epochs"})
+    return tokens({name: settings[name] for name in free if settings[name] not in (None, DEFAULTS[name])})
 
 
 def decisive(settings: dict) -> dict:

@@ -5,12 +5,22 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoint import open_run_folder
+from checkpoint import LAST
 from errors import UserError
 from launch import run_main
 from reproduce_estimate import Estimate
 from reproduce_memory import measure
-from reproduce_plan import Training, decisive, find_run, flags_of, is_finished, new_folder, plan, training_of
+from reproduce_plan import (
+    Training,
+    decisive,
+    find_run,
+    flags_of,
+    flags_to_go_on,
+    is_finished,
+    new_folder,
+    plan,
+    training_of,
+)
 from reproduce_plots import accuracy_figure, prototypes_figure
 from reproduce_records import make_row, update_results
 from reproduce_report import write_markdown
@@ -20,7 +30,6 @@ from visualize import save_figure
 
 def train_all(args: Namespace, trainings: list[Training]) -> None:
     """Train what is missing; results are written before the first training and after every one."""
-    open_run_folder(args.runs)
     write_results(args, trainings)
     for i, training in enumerate(trainings, 1):
         run = find_run(training, args.runs)
@@ -38,10 +47,13 @@ def train_all(args: Namespace, trainings: list[Training]) -> None:
 
 def train(training: Training, folder: Path, ranks: int) -> None:
     """Start or continue it. Raises UserError where main.py fails, which has told why by then."""
-    last = folder / "last.pt"
-    continued = ["--checkpoint", str(last)] if last.exists() else []
+    last = folder / LAST
+    if last.exists():
+        flags = ["--checkpoint", str(last), *flags_to_go_on(training.settings)]
+    else:
+        flags = flags_of(training.settings)
     dealt = ranks if training.method == "dt" else 1
-    code = run_main([*flags_of(training.settings), "--checkpoint-dir", str(folder), *continued], dealt)
+    code = run_main([*flags, "--checkpoint-dir", str(folder)], dealt)
     if code:
         raise UserError(f"{training.name} ended with code {code}; the same command goes on from there")
 
@@ -116,7 +128,7 @@ def record(args: Namespace) -> None:
     runs = [read_run(folder) for folder in args.folders]
     for run in runs:
         if not is_finished(run):
-            last = run.folder / "last.pt"
+            last = run.folder / LAST
             raise UserError(f"{run.folder} is not finished: go on with python main.py --checkpoint {last}")
     for training, same in by_row([(training_of(run.config), run) for run in runs]):
         row = make_row(training, same, args.command)

@@ -36,3 +36,12 @@ def reuse_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         mallopt(M_MMAP_THRESHOLD, 2**30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def out_of_memory(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:150]
+    return f"not enough memory ({reason}): lower --batch-size, --num-blocks or --image-size; what was saved is intact"

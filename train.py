@@ -9,15 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from epochs import Progress, Training
+from epochs import Progress, Step, Training
 from offload import BlockOffload
 from optimizers import SharedGradient, Updater
 from parts import join_parts, optimizers_by_block, select_blocks
 
 
-def update_order(
-    order: str, num_blocks: int, num_batches: int, generator: torch.Generator
-) -> Iterator[tuple[int, list[int]]]:
+def update_order(order: str, num_blocks: int, num_batches: int, generator: torch.Generator) -> Iterator[Step]:
     """The updates of an epoch as (batch, blocks); after each the shared parameters take one step.
 
     `interleaved`: every batch goes to all blocks. `sequential` (Algorithm 1): every block goes through all batches.
@@ -68,20 +66,22 @@ class Trainer(Training):
     def rows(self) -> int:
         return self.model.num_blocks
 
-    def update_all(self, batches: list[Tensor], order: torch.Generator, losses: Tensor, progress: Progress) -> None:
+    def steps(self, order: torch.Generator) -> list[Step]:
+        return list(update_order(self.args.block_order, self.model.num_blocks, self.num_batches, order))
+
+    def train_step(self, i: int, parts: list[int], indices: Tensor, progress: Progress) -> None:
         held = set(self.model.held)
-        for i, blocks in update_order(self.args.block_order, self.model.num_blocks, len(batches), order):
-            x, y = self.batch(batches[i], i, images=not held.isdisjoint(blocks))
-            for t in blocks:
-                if t in held:
-                    losses[t - 1, i] = self.update_block(t, x, y)
-                    progress.step()
-                else:
-                    self.replay_block(t, y)
-            if self.learns_W_embed:
-                self.ranks.add_up(self.shared_gradient.total)
-            self.shared_gradient.give()
-            self.shared.step()
+        x, y = self.batch(indices, i, images=not held.isdisjoint(parts))
+        for t in parts:
+            if t in held:
+                progress.losses[t - 1, i] = self.update_block(t, x, y)
+                progress.step()
+            else:
+                self.replay_block(t, y)
+        if self.learns_W_embed:
+            self.ranks.add_up(self.shared_gradient.total)
+        self.shared_gradient.give()
+        self.shared.step()
 
     def update_block(self, t: int, x: Tensor, y: Tensor) -> Tensor:
         """One step of block t's own optimizer; the shared parameters only gather their gradient. Returns (3,)."""
@@ -130,11 +130,10 @@ class WholeTrainer(Training):
     def trained_parts(self) -> list[int]:
         return [1]
 
-    def update_all(self, batches: list[Tensor], order: torch.Generator, losses: Tensor, progress: Progress) -> None:
-        for i, indices in enumerate(batches):
-            x, y = self.batch(indices, i)
-            losses[0, i] = self.update(x, y)
-            progress.step()
+    def train_step(self, i: int, parts: list[int], indices: Tensor, progress: Progress) -> None:
+        x, y = self.batch(indices, i)
+        progress.losses[0, i] = self.update(x, y)
+        progress.step()
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """One step of the optimizer; returns the terms of the loss."""

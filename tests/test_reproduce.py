@@ -17,8 +17,9 @@ from launch import run_main
 from main import main as train_main
 from readout import mean_and_error
 from reproduce import PARTS, main
-from reproduce_plan import EMBEDDINGS, make_training
+from reproduce_plan import EMBEDDINGS, completed, decisive, flags_of, make_training, settings_of
 from reproduce_report import BEGIN, END, accuracy, results_section, write_readme
+from stops import Stopped
 
 SMALL = ["--dataset", "digits", "--methods", "dt", "--embeddings", "one-hot", "--epochs", "1", "--num-blocks", "1"]
 SMALL += ["--train-size", "100"]
@@ -127,7 +128,7 @@ def test_a_stopped_training_goes_on_from_its_last_epoch(call, tmp_path):
 
     def stop_after_two(training, row):
         if row["epoch"] == 3:
-            raise KeyboardInterrupt
+            raise Stopped(130)
         return validate(training, row)
 
     validate = Training.validate
@@ -159,11 +160,9 @@ def test_a_signal_reaches_the_training(tmp_path, monkeypatch, capsys):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    before = signal.getsignal(signal.SIGTERM)
     Thread(target=stop).start()
     places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     code = main(["table1", *SMALL, *places])
-    signal.signal(signal.SIGTERM, before)
     assert code == 143 and "the same command goes on" in capsys.readouterr().err
     told = (tmp_path / "told").read_text()
     assert "--dataset digits --method dt --embedding-type one-hot" in told and "--train-size 100" in told
@@ -173,7 +172,7 @@ def test_torchrun_starts_ranks_of_one_thread(monkeypatch):
     started = []
 
     class Process:
-        def __init__(self, command, env):
+        def __init__(self, command, env, start_new_session):
             started.append((command, env))
 
         def __enter__(self):
@@ -318,6 +317,23 @@ def test_the_plan_is_the_papers_protocol():
     assert make_training("mnist", "dt", "dim20", 0, None, {}, {}).differences == {}
     assert {e for _, e in paper.COMBINATIONS} == set(EMBEDDINGS) and len(paper.COMBINATIONS) == 13
     assert paper.TABLE1["cifar100"]["fm", "one-hot"] == 6.38 and paper.TABLE2["cifar10"]["adjoint"] == 6.23
+
+
+def test_a_recipe_is_the_settings_that_it_stands_for(call, tmp_path):
+    given = {"recipe": "fast"}
+    recipe = make_training("mnist", "dt", "one-hot", 0, None, {}, given)
+    assert recipe.differences["lr_schedule"] == ["cosine", "constant"] and "recipe" not in recipe.differences
+    spelt = {name: ours for name, (ours, _) in recipe.differences.items()}
+    by_hand = make_training("mnist", "dt", "one-hot", 0, None, {}, spelt)
+    assert decisive(by_hand.settings) == decisive(recipe.settings)
+    assert "--recipe fast" in " ".join(flags_of(recipe.settings)) and "--lr-schedule" not in flags_of(recipe.settings)
+    assert settings_of({"dataset": "mnist", "recipe": "fast"})["epochs"] == spelt["epochs"]
+
+
+def test_a_run_of_an_earlier_version_is_known(tmp_path):
+    settings = make_training("mnist", "ct", "one-hot", 0, None, {}, {}).settings
+    config = {name: value for name, value in settings.items() if name not in ("train_size", "lr_schedule", "recipe")}
+    assert completed(config) == settings
 
 
 def test_dry_run_trains_and_writes_nothing(call, tmp_path):

@@ -1,6 +1,7 @@
 """Training: orders of the updates, independence of the blocks, schedulers, resuming to the bit, divergence."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from offload import BlockOffload
 from optimizers import Updater
 from options import parse_flags, settle
 from streams import Streams
-from train import Trainer, update_order
+from train import Trainer, WholeTrainer, update_order
 
 
 def settings(*flags):
-    args, given = parse_flags(["--dataset", "digits", "--num-blocks", "3", *map(str, flags)])
+    continuous = {"ct", "fm", "adjoint"} & set(flags)
+    args, given = parse_flags(["--dataset", "digits", *([] if continuous else ["--num-blocks", "3"]), *map(str, flags)])
     settle(args, given)
     return args
 
@@ -34,7 +36,7 @@ def make_trainer(run, *flags):
     streams = Streams(args.seed)
     data = training_data(raw, args.val_fraction, streams)
     model = new_model(args, data.info, data.train, streams)
-    return Trainer(model, data, args, streams, run)
+    return (Trainer if args.method == "dt" else WholeTrainer)(model, data, args, streams, run)
 
 
 def block_weights(trainer):
@@ -100,10 +102,12 @@ def test_training_lowers_the_loss_and_learns_the_classes(tmp_path):
 @pytest.mark.parametrize("order", ["interleaved", "random"])
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, embedding, order):
     flags = ["--embedding-type", embedding, "--block-order", order, "--augment", "--warmup-epochs", 2]
-    flags += ["--lr-scheduler-patience", 1]
+    flags += ["--lr-scheduler-patience", 1] if order == "random" else ["--lr-schedule", "cosine"]
+    flags += ["--clip-grad-norm", 1]
     whole = make_trainer(tmp_path / "whole", *flags, "--epochs", 4)
     whole.fit()
-    part = make_trainer(tmp_path / "part", *flags, "--epochs", 2)
+    part = make_trainer(tmp_path / "part", *flags, "--epochs", 4)
+    part.args.epochs = 2
     part.fit()
     resumed = make_trainer(tmp_path / "part", *flags, "--epochs", 4)
     checkpoint = load_checkpoint(tmp_path / "part" / "last.pt")
@@ -209,6 +213,26 @@ def test_warm_up_rises_linearly_to_the_rate():
         rates.append(updater.lr)
         updater.step()
     assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
+
+
+def test_cosine_falls_to_zero_at_the_last_step_after_the_warm_up():
+    updater, rates = Updater([parameter()], 0.1, 0.0, warmup_steps=2, cosine_steps=4), []
+    for _ in range(6):
+        rates.append(updater.lr)
+        updater.step()
+    half_cosine = [0.05 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3, 4)]
+    assert rates == pytest.approx([0.05, 0.1, *half_cosine], abs=1e-9)
+
+
+def test_clipping_shortens_long_gradients_only():
+    long, short = parameter(), parameter()
+    updaters = [Updater([p], 0.1, 0.0, clip_norm=2.0) for p in (long, short)]
+    long.grad, short.grad = torch.tensor([50.0]), torch.tensor([1.5])
+    seen = []
+    for p, updater in zip((long, short), updaters, strict=True):
+        updater.optimizer.step = lambda p=p: seen.append(p.grad.item())
+        updater.step()
+    assert seen == pytest.approx([2.0, 1.5])
 
 
 def test_plateau_halves_the_rate_after_its_patience():

@@ -1,0 +1,284 @@
+"""Runs that are stopped, killed or cannot write: nothing is lost, and they go on to the bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import assert_equal, make_trainer
+
+import checkpoint
+from checkpoint import load_checkpoint, load_last
+from errors import UserError
+from run_folder import open_run_folder
+from stops import Stopped, StopSignals
+
+ROOT = Path(__file__).parent.parent
+MEASURED = {"seconds", "images_per_second", "peak_memory_bytes"}
+SMALL = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "2", "--epochs", "2"]
+
+
+def unmeasured(history):
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in history]
+
+
+def signal_after(trainer, steps):
+    """As a signal that arrives in the midst of that step of this process."""
+    train_step, done = trainer.train_step, []
+
+    def counted(*args):
+        train_step(*args)
+        done.append(1)
+        if len(done) == steps:
+            trainer.stops.code = 143
+
+    trainer.train_step = counted
+
+
+def finish_with_stops(run, flags, steps):
+    """Train, stopped after so many steps each time and continued by a new trainer; how often it was stopped."""
+    for stopped in range(100):
+        trainer = make_trainer(run, *flags)
+        if stopped:
+            content = load_checkpoint(run / "last.pt")
+            trainer.model.load_state_dict(content["model"])
+            trainer.load_state_dict(content)
+        signal_after(trainer, steps)
+        try:
+            trainer.fit()
+            return stopped
+        except Stopped:
+            continue
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--embedding-type", "one-hot", "--block-order", "sequential"],
+        ["--block-order", "random", "--augment", "--warmup-epochs", 1, "--lr-schedule", "cosine"],
+        ["--val-fraction", 0, "--clip-grad-norm", 1],
+        ["--method", "ct"],
+        ["--method", "fm"],
+        ["--method", "backprop", "--lr-schedule", "plateau", "--early-stopping-patience", 1],
+        ["--method", "adjoint", "--steps", 2],
+    ],
+    ids=lambda flags: " ".join(map(str, flags)),
+)
+def test_a_run_stopped_again_and_again_within_its_epochs_equals_the_uninterrupted_one_to_the_bit(tmp_path, flags):
+    flags = [*flags, "--epochs", 3, "--batch-size", 20]
+    whole = make_trainer(tmp_path / "whole", *flags)
+    whole.fit()
+    assert finish_with_stops(tmp_path / "parts", flags, steps=4) >= 3
+    for name in ("last.pt", "best_model.pt"):
+        one, many = (load_checkpoint(tmp_path / run / name) for run in ("whole", "parts"))
+        assert_equal(one["model"], many["model"])
+        assert one["epoch"] == many["epoch"] and one["val_accuracy"] == many["val_accuracy"]
+    histories = [json.loads((tmp_path / run / "logs/training_history.json").read_text()) for run in ("whole", "parts")]
+    assert unmeasured(histories[0]) == unmeasured(histories[1])
+
+
+def test_a_signal_in_the_validation_keeps_the_whole_epoch(tmp_path):
+    trainer = make_trainer(tmp_path, "--epochs", 1)
+    validate = trainer.evaluator.validate
+
+    def interrupted(split):
+        trainer.evaluator.validate = validate
+        trainer.stops._arrive(signal.SIGTERM, None)
+
+    trainer.evaluator.validate = interrupted
+    with pytest.raises(Stopped):
+        trainer.fit()
+    content = load_checkpoint(tmp_path / "last.pt")
+    assert (content["epoch"], content["partial"]["done"]) == (0, trainer.num_batches)
+
+
+def test_last_pt_is_written_within_an_epoch_after_the_minutes_asked_for(tmp_path):
+    for minutes, saves in ((0, 1), (1e-9, 1 + 3)):  # after the epoch, and after each of its steps
+        trainer, written = make_trainer(tmp_path / str(minutes), "--epochs", 1, "--save-every-minutes", minutes), []
+        whole_state = trainer.whole_state
+        trainer.whole_state = lambda written=written, state=whole_state: written.append(1) or state()
+        trainer.fit()
+        assert (trainer.num_batches, len(written)) == (3, saves)
+
+
+def test_a_state_that_is_not_finite_is_never_saved_within_an_epoch(tmp_path):
+    trainer = make_trainer(tmp_path, "--epochs", 1, "--save-every-minutes", 1e-9)
+    train_step = trainer.train_step
+
+    def poisoned(i, *args):
+        train_step(i, *args)
+        if i == 1:
+            with torch.no_grad():
+                trainer.model.block(2).fuse[0].weight[0, 0] = float("nan")
+
+    trainer.train_step = poisoned
+    with pytest.raises(UserError, match="blocks.1.fuse.0.weight .*--lr .*--clip-grad-norm"):
+        trainer.fit()
+    assert load_checkpoint(tmp_path / "last.pt")["partial"]["done"] == 1
+
+
+class Faults:
+    """Makes the n-th writing operation fail, as a full disk does: writes, flushes to disk, links and renames."""
+
+    def __init__(self, monkeypatch, fail_at):
+        self.names, self.fail_at = [], fail_at
+        monkeypatch.setattr(checkpoint, "open", self._open, raising=False)
+        for name in ("fsync", "link", "replace"):
+            monkeypatch.setattr(checkpoint.os, name, self._counted(name, getattr(os, name)))
+
+    def _counted(self, name, operation):
+        def call(*args):
+            self.names.append(name)
+            if len(self.names) == self.fail_at:
+                raise OSError(28, "No space left on device")
+            return operation(*args)
+
+        return call
+
+    def _open(self, path, mode):
+        file = open(path, mode, buffering=0)
+        return _Writer(file, self._counted("write", file.write))
+
+
+class _Writer:
+    def __init__(self, file, write):
+        self.file, self.write = file, write
+        self.flush, self.fileno = file.flush, file.fileno
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+def save_with_fault(run, content, fail_at):
+    """Whether the save of an epoch failed, and the names of its writing operations up to then."""
+    with pytest.MonkeyPatch.context() as patch:
+        faults = Faults(patch, fail_at)
+        try:
+            checkpoint.save_run(run, content, save_every=1)
+        except OSError as error:
+            assert error.errno == 28
+            return True, faults.names
+    return False, faults.names
+
+
+def states_of_two_epochs(run):
+    """A run of one epoch in its folder, and the state after its second epoch, which is its best one."""
+    trainer = make_trainer(run, "--epochs", 2, "--num-blocks", 1, "--embedding-type", "one-hot")
+    trainer.args.epochs = 1
+    trainer.fit()
+    trainer.args.epochs = 2
+    trainer.load_state_dict(load_checkpoint(run / "last.pt"))
+    trainer.best["accuracy"] = -1
+    trainer.save = lambda validation: None
+    trainer.fit()
+    return trainer.state_dict()
+
+
+def check_failing_saves(folder, every):
+    """Every n-th write of a save fails, and every flush, link and rename: what is there loads. How many failed."""
+    content = states_of_two_epochs(folder / "start")
+    shutil.copytree(folder / "start", folder / "all")
+    names = save_with_fault(folder / "all", content, 0)[1]
+    assert load_checkpoint(folder / "all" / "last.pt")["epoch"] == 2
+    chosen = [n for n, name in enumerate(names, 1) if name != "write" or n % every == 0]
+    for fail_at in chosen:
+        run = folder / "run"
+        shutil.copytree(folder / "start", run)
+        without_links = names[fail_at - 1] == "link"  # as on file systems that know none
+        assert save_with_fault(run, content, fail_at)[0] != without_links
+        last, why = load_last(run / "last.pt")
+        assert why is None and last["epoch"] in (1, 2)
+        assert load_checkpoint(run / "best_model.pt")["epoch"] >= last["epoch"]
+        assert len(json.loads((run / "logs" / "training_history.json").read_text())) >= last["epoch"]
+        assert not list(run.rglob("*.tmp"))
+        shutil.rmtree(run)
+    return len(chosen)
+
+
+def test_a_save_that_fails_at_any_of_its_writes_leaves_good_files(tmp_path):
+    assert check_failing_saves(tmp_path, every=50) > 40
+
+
+def test_a_last_pt_that_does_not_load_falls_back_to_the_one_before(tmp_path):
+    trainer = make_trainer(tmp_path, "--epochs", 2)
+    trainer.fit()
+    last = tmp_path / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    content, why = load_last(last)
+    assert content["epoch"] == 1 and "last.pt cannot be read" in why and "last_previous.pt" in why
+    with pytest.raises(UserError):
+        load_last(tmp_path / "best_model.txt")
+
+
+def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_in_the_way(tmp_path):
+    code = "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+    code += "from run_folder import open_run_folder\n"
+    code += "with open_run_folder(Path(sys.argv[2])): print('in', flush=True); time.sleep(60)"
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / ".file.tmp").write_text("of one that died")
+    process = subprocess.Popen([sys.executable, "-c", code, ROOT, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "in\n" and not list(tmp_path.rglob("*.tmp"))
+        with pytest.raises(UserError, match=f"process {process.pid} on .*--checkpoint-dir"), open_run_folder(tmp_path):
+            pass
+    finally:
+        process.kill()
+    process.wait()
+    with open_run_folder(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
+
+
+def start(run, *flags):
+    command = [sys.executable, "main.py", *SMALL, *map(str, flags), "--checkpoint-dir", str(run)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+
+
+def wait_for(path, process):
+    for _ in range(3000):
+        if path.exists():
+            return
+        assert process.poll() is None
+        time.sleep(0.02)
+    raise AssertionError(f"no {path}")
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_a_stop_within_an_epoch_saves_and_names_the_command_to_go_on(tmp_path, number, code):
+    process = start(tmp_path, "--epochs", 500, "--save-every-minutes", 1e-9)
+    try:
+        wait_for(tmp_path / "last.pt", process)
+        process.send_signal(number)
+        err = process.communicate(timeout=60)[1].splitlines()
+    finally:
+        process.kill()
+    assert process.returncode == code and len(err) == 1
+    assert f"continue with: python main.py --checkpoint {tmp_path / 'last.pt'}" in err[0]
+    assert load_checkpoint(tmp_path / "last.pt")["partial"] or "epoch" in err[0]
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    stops = StopSignals()
+    with stops.held():
+        stops._arrive(signal.SIGTERM, None)
+        child = os.fork()
+        if child == 0:
+            stops._arrive(signal.SIGINT, None)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
