@@ -54,8 +54,12 @@ def _second_name(path: Path, name: Path) -> None:
     try:
         os.link(path, link)
     except OSError:
-        link = path
-    os.replace(link, name)
+        os.replace(path, name)
+        return
+    try:
+        os.replace(link, name)
+    finally:
+        link.unlink(missing_ok=True)  # is still there after a failure, and where both were one file already
 
 
 def _flush_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,26 @@ def test_a_rank_that_dies_is_named_and_a_restart_goes_on_from_the_last_epoch(tmp
     ]
     uninterrupted = train(tmp_path / "whole", *ONE_HOT, "--epochs", 5)
     assert_equal(model(run), model(uninterrupted))
+
+
+@pytest.mark.parametrize("embedding", ["one-hot", "learned"])
+def test_ranks_pause_at_the_same_step_and_one_process_goes_on_from_it(tmp_path, embedding):
+    flags = [*ONE_HOT[:2], "--num-blocks", 3, "--embedding-type", embedding, "--batch-size", 8, "--epochs", 1]
+    run = tmp_path / "run"
+    process = start_torchrun(2, run, *flags, "--save-every-minutes", 0.01)
+    try:
+        while not (run / "last.pt").exists():  # the clock of rank 0 has called for a save
+            assert process.poll() is None
+            time.sleep(0.02)
+        first = load_checkpoint(run / "last.pt")["partial"]["done"]
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=100)[1]
+    finally:
+        process.kill()
+    assert "of epoch 1 are saved, continue with: python main.py --checkpoint" in err
+    assert 0 < first <= load_checkpoint(run / "last.pt")["partial"]["done"]
+    train(run, "--checkpoint", run / "last.pt")
+    assert_equal(model(run), model(train(tmp_path / "whole", *flags)))
 
 
 def rank_process(torchrun_pid, rank):
