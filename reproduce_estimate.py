@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.measure import in_turn
-from benchmarks.setup import make_trainer
+from benchmarks.setup import make_trainer, train_epoch
 from data import load_raw
 from paper import IMAGES, Images
 from reproduce_plan import Training, flags_of
@@ -42,7 +42,7 @@ class Estimate:
         count = max(settings["batch_size"], images.classes)
         several = {**settings, "epochs": max(settings["epochs"], 10)}  # more than are measured
         trainer = make_trainer(count, *flags_of(several), shape=images.shape, classes=images.classes)
-        step = in_turn({"step": trainer.train_epoch}, rounds=2)["step"] / count
+        step = in_turn({"step": lambda: train_epoch(trainer)}, rounds=2)["step"] / count
         tested = images.test + images.train // 10
         test = in_turn({"test": lambda: trainer.evaluator.validate(trainer.data.train)}, rounds=1)["test"] / count
         torch.set_num_threads(threads)

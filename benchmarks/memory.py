@@ -3,6 +3,7 @@
 import torch
 
 from benchmarks.measure import memory_of
+from benchmarks.setup import train_epoch
 from epochs import Training
 
 
@@ -12,7 +13,7 @@ def memory_of_training(trainer: Training) -> dict[str, int]:
     activations: what a forward pass leaves for its backward pass. kept: parameters and the optimizers' two moments.
     peak: most of a whole step above what stays.
     """
-    trainer.train_epoch()  # now the optimizers have their states
+    train_epoch(trainer)  # now the optimizers have their states
     device = trainer.streams.device
     indices = torch.arange(len(trainer.data.train), device=device)
     block = [1] if trainer.args.method == "dt" else []
@@ -22,5 +23,5 @@ def memory_of_training(trainer: Training) -> dict[str, int]:
         return x, trainer.model.loss(*block, x, y)
 
     kept = 3 * 4 * sum(p.numel() for p in trainer.model.parameters())
-    activations, peak = memory_of(forward, device)[0], memory_of(trainer.train_epoch, device)[1]
+    activations, peak = memory_of(forward, device)[0], memory_of(lambda: train_epoch(trainer), device)[1]
     return {"activations": activations, "peak": peak, "kept": kept, "total": kept + peak}

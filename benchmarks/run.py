@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measure import count_flops, in_turn, matrix_product  # noqa: E402
 from benchmarks.memory import memory_of_training  # noqa: E402
 from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
-from benchmarks.setup import BATCH, CLASSES, make_trainer  # noqa: E402
+from benchmarks.setup import BATCH, CLASSES, make_trainer, train_epoch  # noqa: E402
 from data import epoch_batches  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
@@ -104,7 +105,7 @@ def epoch(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
     plain, images = plain_peer(trainer), trainer.data.train
     loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
-    cases = {"program": trainer.train_epoch, "plain": lambda: plain.epoch(loader)}
+    cases = {"program": lambda: train_epoch(trainer), "plain": lambda: plain.epoch(loader)}
     seconds = in_turn(cases, rounds=3)
     ratio = seconds["plain"] / seconds["program"]
     print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
@@ -208,8 +209,8 @@ def steps_of_inference(device: str, quick: bool) -> dict:
 def growth(device: str, quick: bool) -> dict:
     blocks = (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50)
     batches = (2, 4, 8) if quick else (2, 4, 8, 16, 32)
-    by_blocks = {n: one_hot_trainer(device, 2 * BATCH, n).train_epoch for n in blocks}
-    by_size = {n: one_hot_trainer(device, n * BATCH, 2).train_epoch for n in batches}
+    by_blocks = {n: partial(train_epoch, one_hot_trainer(device, 2 * BATCH, n)) for n in blocks}
+    by_size = {n: partial(train_epoch, one_hot_trainer(device, n * BATCH, 2)) for n in batches}
     report = {}
     for title, cases in (("T", by_blocks), ("batches of data", by_size)):
         seconds = in_turn(cases, rounds=2 if quick else 5)

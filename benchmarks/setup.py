@@ -20,7 +20,7 @@ def make_trainer(
     num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE, shape=SHAPE, classes: int = CLASSES
 ) -> Training:
     """In training mode, with the settings of main.py's flags and the blocks that are dealt to this rank."""
-    args, given = parse_flags(["--batch-size", str(BATCH), "--val-fraction", "0", *flags])
+    args, given = parse_flags(["--batch-size", str(BATCH), "--val-fraction", "0", *flags, "--save-every-minutes", "0"])
     settle(args, given)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_images, *shape), generator=generator).to(torch.uint8)
@@ -32,3 +32,9 @@ def make_trainer(
     model = new_model(args, data.info, data.train, streams, held).to(device)
     model.train()
     return (Trainer if blocks_alone else WholeTrainer)(model, data, args, streams, Path(os.devnull), ranks)
+
+
+def train_epoch(trainer: Training) -> None:
+    """A whole epoch: without `fit`, a trainer would go on with the one that is over."""
+    trainer.running = None
+    trainer.train_epoch()

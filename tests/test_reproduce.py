@@ -245,6 +245,8 @@ def test_table2_has_ratios_beside_those_of_the_paper(call, tmp_path):
     assert call("table2", "--dataset", "digits", *flags)[0] == 0
     rows = {row["method"]: row for row in json.loads((tmp_path / "results" / "table2_digits.json").read_text())["rows"]}
     assert rows["backprop"]["activations"] > 2.5 * rows["dt"]["activations"]
+    for row in rows.values():
+        assert row["peak"] > row["activations"] > 0
     assert rows["dt"]["total"] == rows["dt"]["kept"] + rows["dt"]["peak"]
     put(tmp_path / "results", list(rows.values()), what="table2")
     text = results_section(tmp_path / "results")
