@@ -126,6 +126,8 @@ def _add_paper_dataset(flag) -> None:
 def _check(args: Namespace) -> None:
     if args.what in ("record", "report"):
         return
+    for name in ("methods", "embeddings", "seeds"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))  # each counts once
     if args.paper_dataset and args.dataset != "folder":
         raise UserError("--paper-dataset belongs to --dataset folder")
     if args.what in ("figure2", "figure5") and set(args.embeddings) != {"prototype"}:

@@ -124,13 +124,17 @@ def measure_memory(args: Namespace, budget: dict[str, object]) -> None:
 
 
 def record(args: Namespace) -> None:
-    """Finished runs that main.py made go into Table 1, by their config.json."""
+    """Finished runs that main.py made go into Table 1, by their config.json; all seeds of a row in one call."""
     runs = [read_run(folder) for folder in args.folders]
     for run in runs:
         if not is_finished(run):
             last = run.folder / LAST
             raise UserError(f"{run.folder} is not finished: go on with python main.py --checkpoint {last}")
     for training, same in by_row([(training_of(run.config), run) for run in runs]):
+        if len({run.config["seed"] for run in same}) < len(same):
+            raise UserError(f"of {', '.join(str(run.folder) for run in same)} two have the same settings and seed")
+        if args.paper_dataset and training.settings["dataset"] != "folder":
+            raise UserError("--paper-dataset belongs to --dataset folder")
         row = make_row(training, same, args.command)
         update_results(args.results, "table1", training.settings["dataset"], args.paper_dataset, [row])
     write_markdown(args.results)

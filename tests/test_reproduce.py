@@ -94,9 +94,10 @@ def test_what_is_done_is_skipped_and_seeds_are_joined(call, tmp_path):
         assert run["command"].startswith("python main.py ") and run["versions"]["cpu"] and run["versions"]["commit"]
         assert len(run["path"]["test_accuracy"]) == 1
     folders = sorted((tmp_path / "runs").iterdir())
-    code, again, _ = call("table1", *SMALL, "--seeds", "0", "1")
+    code, again, _ = call("table1", *SMALL, "--seeds", "0", "1", "0")
     assert code == 0 and again.count("done already") == 2 and "test accuracy:" not in again
-    assert json.loads(path.read_text()) == result and sorted((tmp_path / "runs").iterdir()) == folders
+    again_result = json.loads(path.read_text())
+    assert again_result["rows"][0]["runs"] == row["runs"] and sorted((tmp_path / "runs").iterdir()) == folders
     text = path.with_suffix(".md").read_text()
     assert "epochs 1 instead of 14, num-blocks 1 instead of 10, train-size 100 instead of all, seeds 2" in text
 
@@ -115,6 +116,8 @@ def test_a_run_that_main_made_is_found_by_its_settings_and_recorded(call, tmp_pa
     assert call("record", run)[0] == 0
     recorded = json.loads(path.read_text())["rows"]
     assert recorded[0]["runs"] == found[0]["runs"] and recorded[0]["differences"] == found[0]["differences"]
+    code, _, err = call("record", run, run)
+    assert code == 2 and "same settings and seed" in err
     code, out, _ = call("table1", *SMALL, "--seeds", "7", "--lr", "0.002", "--dry-run")
     assert code == 0 and "1 epochs to do" in out  # another learning rate is another run
     results = json.loads((run / "results.json").read_text())
