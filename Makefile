@@ -1,9 +1,11 @@
 # make demo: set up, train and evaluate on digits, draw the pictures.   make test: set up, run the tests.
+# make soak: kill the program at random instants, KILLS times, and compare what it makes all the same.
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= checkpoints_run/demo
+KILLS ?= 100
 
-.PHONY: demo test lint
+.PHONY: demo test soak lint
 .DELETE_ON_ERROR:
 
 $(VENV)/requirements.done: requirements.txt
@@ -21,6 +23,9 @@ demo: $(VENV)/requirements.done
 
 test: $(VENV)/requirements-dev.done
 	$(VENV)/bin/python -m pytest tests
+
+soak: $(VENV)/requirements-dev.done
+	$(VENV)/bin/python tests/soak.py --kills $(KILLS)
 
 lint: $(VENV)/requirements-dev.done
 	$(VENV)/bin/ruff check .

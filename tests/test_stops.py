@@ -143,7 +143,7 @@ class Faults:
         return call
 
     def _open(self, path, mode):
-        file = open(path, mode, buffering=0)
+        file = path.open(mode, buffering=0)
         return _Writer(file, self._counted("write", file.write))
 
 

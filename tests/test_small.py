@@ -1,0 +1,74 @@
+"""Sets and networks at the edge of what makes sense: they work, or are refused in words."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import LAST_LINE
+
+
+def write_set(root, classes, per_class, size=(8, 8), test_per_class=1):
+    """Images (W, H) of random pixels, for --dataset folder."""
+    draw = np.random.default_rng(0)
+    for part, count in (("train", per_class), ("test", test_per_class)):
+        for y in range(classes):
+            folder = root / part / f"class{y:04}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(256, size=(size[1], size[0]), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def train(run_main, root, *flags):
+    where = ["--dataset", "folder", "--data-dir", root, "--checkpoint-dir", root / "run"]
+    return run_main(*where, "--epochs", 1, *flags)
+
+
+@pytest.mark.parametrize(
+    "classes, per_class, size, flags",
+    [
+        (2, 1, (8, 8), ["--val-fraction", 0]),  # one image of each class
+        (2, 2, (8, 8), ["--val-fraction", 0.25, "--embedding-type", "prototype"]),  # a class without validation image
+        (3, 11, (8, 8), ["--batch-size", 8, "--val-fraction", 0]),  # 33 images: the last batch would be a single one
+        (2, 3, (13, 6), ["--num-blocks", 2]),  # not square
+        (2, 4, (4, 4), ["--num-blocks", 1]),  # the smallest images, and T = 1
+        (5, 3, (8, 8), ["--method", "backprop", "--num-blocks", 1]),
+        (5, 3, (8, 8), ["--method", "ct", "--steps", 3]),
+        (5, 3, (8, 8), ["--method", "fm", "--steps", 3]),
+        (5, 3, (8, 8), ["--method", "adjoint", "--steps", 2]),
+    ],
+)
+def test_the_smallest_sets_train_and_draw(run_main, tmp_path, classes, per_class, size, flags):
+    code, out, err = train(run_main, write_set(tmp_path, classes, per_class, size), *flags)
+    assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
+    assert (tmp_path / "run" / "plots" / "confusion_matrix.png").exists()
+
+
+def test_a_thousand_classes(run_main, tmp_path):
+    code, out, err = train(run_main, write_set(tmp_path, 1000, 1), "--num-blocks", 1, "--val-fraction", 0)
+    assert (code, err) == (0, []) and "1000 classes" in out[0] and LAST_LINE.fullmatch(out[-1])
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_two_hundred_blocks(run_main, tmp_path):
+    code, out, err = train(run_main, write_set(tmp_path, 2, 4, (4, 4)), "--num-blocks", 200, "--val-fraction", 0)
+    assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["per_step_accuracy"]) == 200
+
+
+@pytest.mark.parametrize(
+    "size, per_class, flags, words",
+    [
+        ((1, 1), 3, [], ["at least 4 x 4 pixels", "--image-size"]),
+        ((3, 40), 3, [], ["at least 4 x 4 pixels", "--image-size"]),
+        ((8, 8), 1, [], ["--val-fraction"]),  # a tenth of two images is none
+        ((8, 8), 1, ["--val-fraction", 0.5], ["too few"]),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_words(run_main, tmp_path, size, per_class, flags, words):
+    code, _, err = train(run_main, write_set(tmp_path, 2, per_class, size), *flags)
+    assert (code, len(err)) == (2, 1) and all(word in err[0] for word in words)
+    assert not (tmp_path / "run" / "config.json").exists()
