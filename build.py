@@ -113,7 +113,7 @@ def starting_embedding(args: Namespace, info: DataInfo, train: Split, streams: S
         try:
             chosen = prototype_indices(train.images, train.labels, num_classes)
         except ValueError as error:
-            raise UserError(f"{error}: lower --val-fraction or add images") from error
+            raise UserError(f"{error}: lower --val-fraction, raise --train-size or add images") from error
         return info.normalise(train.images[chosen]).flatten(1).cpu()  # (m, C*H*W)
     channels, height, width = info.image_shape
     prototype = args.embedding_type == "prototype"

@@ -5,8 +5,6 @@ Try: python main.py --compare dt,backprop,ct,fm --dataset digits
 """
 
 import json
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,15 +15,15 @@ from checkpoint import write_atomic, write_json
 from errors import UserError, reading, require
 from flag_types import show
 from flags import make_parser
-from options import METHOD_FLAGS, as_flag, as_tokens
+from launch import run_main, tokens
+from options import METHOD_FLAGS, as_flag
 from plot_style import COLOURS, reliability, with_grid
-from run_files import read_json
+from plot_training import accuracy_over
+from report import markdown_table
+from run_files import RunFiles, read_json, read_run
 from run_folder import open_run_folder
-from stops import Stopped
-from untrusted import check_history
 from visualize import save_figure
 
-MAIN = Path(__file__).parent / "main.py"
 ITS_OWN = {"compare", "checkpoint_dir"}
 COLUMNS = {
     "method": "{method}",
@@ -65,7 +63,10 @@ def _compare(args: Namespace, flags: dict, folder: Path) -> None:
     table = _table(rows)
     write_atomic(folder / "compare.md", lambda file: file.write(table.encode()))
     write_json(folder / "compare.json", {"flags": flags, "rows": rows})
-    for name, figure in (("accuracy", accuracy_over_seconds(rows, args)), ("calibration", calibration(rows, args))):
+    paths = [(row["method"], [row["path"]]) for row in rows]
+    title = f"{args.dataset}: accuracy over training time, a dot for each epoch"
+    accuracy = accuracy_over(paths, title, rows[0]["readout"])
+    for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, args))):
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{table}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
 
@@ -95,19 +96,10 @@ def _train(method: str, flags: dict, run: Path) -> None:
         print(f"{method}: done already in {run}", flush=True)
         return
     last = run / "last.pt"
-    parser = make_parser()
-    tokens = [token for name, value in flags.items() for token in as_tokens(parser, name, value)]
     continued = ["--checkpoint", str(last)] if last.exists() else []
-    command = [sys.executable, str(MAIN), "--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
     print(f"\n{method}:", flush=True)
-    # in a session of its own: a Ctrl-C of the terminal reaches it once, from here
-    with subprocess.Popen([*command, *tokens, *continued], start_new_session=True) as process:
-        try:
-            code = process.wait()
-        except Stopped as stop:
-            process.terminate()
-            stop.note = "the same command goes on from there"
-            raise
+    fixed = ["--method", method, "--checkpoint-dir", str(run), "--test-every-epoch"]
+    code = run_main([*fixed, *tokens(flags), *continued])
     if code:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
 
@@ -115,16 +107,14 @@ def _train(method: str, flags: dict, run: Path) -> None:
 def _row(method: str, run: Path) -> dict:
     """What the table and the figures show of a run. Raises UserError where its files are damaged."""
     with reading(f"what --method {method} left in {run}", "delete that folder, and the method is trained again"):
-        results = json.loads((run / "results.json").read_text())
-        history = json.loads((run / "logs" / "training_history.json").read_text())
-        check_history(history)
-        row = _summary(method, results, history)
+        row = _summary(method, read_run(run))
         _table([row])
         require(np.asarray(row["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
     return row
 
 
-def _summary(method: str, results: dict, history: list[dict]) -> dict:
+def _summary(method: str, files: RunFiles) -> dict:
+    results, history = files.results, files.history
     seconds = [row["seconds"] for row in history]
     own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
     return {
@@ -137,31 +127,12 @@ def _summary(method: str, results: dict, history: list[dict]) -> dict:
         "images_per_second": sum(row["images_per_second"] * row["seconds"] for row in history) / sum(seconds),
         "peak_megabytes": (results["peak_memory_bytes"] or 0) / 1e6,
         "parameters_millions": results["parameters"] / 1e6,
-        "path": {
-            "seconds": [sum(seconds[: i + 1]) for i in range(len(seconds))],
-            "test_accuracy": [row["test_accuracy"] for row in history],
-        },
+        "path": files.accuracy_path,
     }
 
 
 def _table(rows: list[dict]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", "| " + " | ".join(["---"] * len(COLUMNS)) + " |"]
-    lines += [f"| {' | '.join(cell.format(**row) for cell in COLUMNS.values())} |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def accuracy_over_seconds(rows: list[dict], args: Namespace) -> Figure:
-    """Figure 3 of the paper: test accuracy after every epoch over the seconds spent on training."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for row, colour in zip(rows, COLOURS, strict=False):
-        path = row["path"]
-        axes.plot(path["seconds"], path["test_accuracy"], color=colour, marker="o", markersize=3, label=row["method"])
-    axes.set(xlabel="seconds of training", ylabel=f"test accuracy (%), readout {rows[0]['readout']}")
-    axes.set_xlim(left=0)
-    axes.set_title(f"{args.dataset}: accuracy over training time, a dot for each epoch")
-    axes.legend()
-    return with_grid(figure, axes)
+    return markdown_table(COLUMNS, [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
 
 
 def calibration(rows: list[dict], args: Namespace) -> Figure:

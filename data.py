@@ -152,10 +152,13 @@ class TrainingData:
     validation: Split
 
 
-def training_data(raw: RawImages, val_fraction: float, streams: Streams, info: DataInfo | None = None) -> TrainingData:
+def training_data(
+    raw: RawImages, val_fraction: float, streams: Streams, info: DataInfo | None = None, train_size: int | None = None
+) -> TrainingData:
     """Split off the validation part, by (seed) alone, and move all to the device of the streams.
 
-    info: of a checkpoint to be continued; its statistics are taken over. Raises UserError for too few images.
+    info: of a checkpoint to be continued; its statistics are taken over. train_size: so many of the others, None: all.
+    Raises UserError for too few images.
     """
     count = len(raw.labels)
     order = torch.randperm(count, generator=streams.fresh("split", device="cpu"))
@@ -164,8 +167,10 @@ def training_data(raw: RawImages, val_fraction: float, streams: Streams, info: D
         raise UserError(f"--val-fraction {val_fraction} of {count} images is none: raise it, or set 0")
     if count - held_out < 2:
         raise UserError(f"{count - held_out} training images are too few: batch norm needs two")
+    if train_size is not None and train_size > count - held_out:
+        raise UserError(f"--train-size {train_size} is more than the {count - held_out} training images: lower it")
     whole = Split(raw.images, raw.labels)
-    train, validation = whole.subset(order[held_out:]), whole.subset(order[:held_out])
+    train, validation = whole.subset(order[held_out:][:train_size]), whole.subset(order[:held_out])
     if info is None:
         height, width, channels = raw.images.shape[1:]
         info = DataInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))

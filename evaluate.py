@@ -15,7 +15,7 @@ from checkpoint import write_atomic
 from data import DataInfo, Split
 from distributed import ALONE, Ranks
 from models.classifier import Classifier
-from readout import joined_answers
+from readout import joined_answers, mean_and_error
 from streams import Streams
 
 EVAL_BATCH = 500  # images at a time
@@ -41,9 +41,7 @@ class Evaluation:
         readout = readout or self.readout
         if readout != "sample":
             return self.by_runs[readout][-1], 0.0
-        runs = np.array(self.per_run)
-        error = runs.std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else 0.0
-        return float(runs.mean()), float(error)
+        return mean_and_error(self.per_run)
 
 
 def inference_generators(streams: Streams, purpose: str, runs: int) -> list[torch.Generator]:

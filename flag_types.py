@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         if "expected at least one argument" in message or re.search("unrecognized arguments: -[^-]", message):
             message += "; a file whose name begins with - is written ./-x.png"
-        raise UserError(f"{message} (all flags: python main.py --help)")
+        raise UserError(f"{message} (all flags: python {self.prog} --help)")
 
     def group(self, title: str):
         """A function that adds a flag to a new group: name, default, help; the default is shown in the help."""

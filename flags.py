@@ -93,6 +93,14 @@ def _data_flags(parser: Parser) -> None:
         metavar="PART",
     )
     flag(
+        "--train-size",
+        None,
+        "train on so many of the training images, drawn by the seed",
+        shown="all",
+        type=number(int, 2),
+        metavar="N",
+    )
+    flag(
         "--augment",
         False,
         "crop training images at random, and mirror them except digits; the paper does not",

@@ -144,7 +144,7 @@ def prepare(
         raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, info.image_shape if info else None)
         if info:
             require_same(raw, info, "training")
-        data = training_data(raw, args.val_fraction, streams, info)
+        data = training_data(raw, args.val_fraction, streams, info, args.train_size)
         test = None if args.blocks else load_test(args, data.info)
     if ranks.first:
         folder.enter_context(open_run_folder(run))

@@ -122,6 +122,28 @@ def learned_schedule(run: RunFiles) -> Figure | None:
     return with_grid(figure, *panels)
 
 
+def accuracy_over(lines: list[tuple[str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
+    """Test accuracy over the seconds spent on training (Figure 3 of the paper), or by "epoch".
+
+    lines: (label, RunFiles.accuracy_path of each seed).
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    styles = [(colour, style) for style in ("-", "--", ":") for colour in COLOURS]
+    for (label, paths), (colour, style) in zip(lines, styles, strict=False):
+        look = {"color": colour, "linestyle": style, "marker": "o", "markersize": 3}
+        for i, path in enumerate(paths):
+            axes.plot(path[by], path["test_accuracy"], label=None if i else label, **look)
+    x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
+    axes.set(xlabel=x, ylabel=f"test accuracy (%), readout {readout}", title=title)
+    axes.set_xlim(left=0)
+    if by == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    long = any(len(label) > 30 for label, _ in lines)
+    figure.legend(loc="outside lower center", ncols=1 if long else 4)
+    return with_grid(figure, axes)
+
+
 def prototypes(run: RunFiles) -> Figure | None:
     """Prototype embeddings as images, before and after learning; only where the embedding is prototype."""
     best = run.folder / "best_model.pt"

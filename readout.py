@@ -1,5 +1,7 @@
 """Three ways to read the answer of R inference runs: every run by itself, the most frequent class, the mean."""
 
+import statistics
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,3 +26,9 @@ def read_out(probabilities: Tensor, readout: str) -> Tensor:
     if readout == "sample":
         return probabilities.argmax(dim=2)
     return joined_answers(probabilities)[readout][-1:]
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error; a single value has an error of 0."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error

@@ -1,10 +1,14 @@
 """What a run says of itself: the opening lines, the accuracies at the end, results.json, the versions."""
 
+import contextlib
 import os
 import platform
 import shlex
+import subprocess
 import time
 from argparse import Namespace
+from collections.abc import Iterable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -145,8 +149,12 @@ def print_accuracies(args: Namespace, result: Evaluation) -> None:
     for name in READOUTS:
         mean, sem = result.accuracy(name)
         print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
-    mean, sem = result.accuracy()
-    print(f"test accuracy: {mean:.2f} +- {sem:.2f} % ({len(result.per_run)} runs)")
+    print(last_line(*result.accuracy(), len(result.per_run)))
+
+
+def last_line(mean: float, sem: float, runs: int) -> str:
+    """The last line of a training or evaluation."""
+    return f"test accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
 
 
 def _print_steps(args: Namespace, result: Evaluation) -> None:
@@ -176,12 +184,38 @@ def parameters_per_block(model: Classifier) -> int:
 
 
 def versions(device: torch.device) -> dict:
-    """Versions and hardware, for config.json and results.json."""
+    """Versions, hardware and date, for config.json and results.json."""
     return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": _commit(),
         "noprop": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
+
+
+def _commit() -> str | None:
+    """Of the working copy that the program runs from; None where it is none."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    """The model's name where Linux tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def markdown_table(columns: Iterable[str], rows: list[list[str]]) -> str:
+    head = list(columns)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))

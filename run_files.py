@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -31,6 +32,23 @@ class RunFiles(NamedTuple):
         """Where the examples are from, in words."""
         return f"{self.config['dataset']} {self.examples['split']} images, epoch {self.examples['epoch']}"
 
+    @property
+    def accuracy_path(self) -> dict[str, list[float]]:
+        """Test accuracy after every epoch that it was measured after, over the seconds of training until then.
+
+        Without --test-every-epoch that is the last test alone.
+        """
+        seconds = accumulate(row["seconds"] for row in self.history)
+        points = [
+            (row["epoch"], passed, row["test_accuracy"])
+            for row, passed in zip(self.history, seconds, strict=True)
+            if "test_accuracy" in row
+        ]
+        if not points:
+            passed = sum(row["seconds"] for row in self.history)
+            points = [(len(self.history), passed, self.results["test_accuracy_mean"])]
+        return dict(zip(("epoch", "seconds", "test_accuracy"), map(list, zip(*points, strict=True)), strict=True))
+
 
 def read_run(folder: Path) -> RunFiles:
     """Raises UserError for a folder that is no run, and for a file in it that cannot be read."""
@@ -46,14 +64,15 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(folder, config, history, results, examples, classes)
 
 
-def read_json(path: Path, way_out: str, check: Callable[[object], object]) -> object:
-    """The content; None where there is no such file. Raises UserError where check raises anything."""
+def read_json(path: Path, way_out: str = "delete it", check: Callable[[object], object] | None = None) -> object:
+    """The content; None where there is no such file. Raises UserError where it is no JSON, or check raises anything."""
     if not path.exists():
         return None
     with reading(path, way_out):
         require(path.stat().st_size <= MAX_JSON, "it is absurdly large")
         content = json.loads(path.read_text())
-        check(content)
+        if check:
+            check(content)
     return content
 
 

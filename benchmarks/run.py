@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,11 +21,11 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measure import count_flops, in_turn, matrix_product, memory_of  # noqa: E402
+from benchmarks.measure import count_flops, in_turn, matrix_product  # noqa: E402
+from benchmarks.memory import memory_of_training  # noqa: E402
 from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
-from benchmarks.setup import BATCH, CLASSES, make_trainer  # noqa: E402
+from benchmarks.setup import BATCH, CLASSES, make_trainer, train_epoch  # noqa: E402
 from data import epoch_batches  # noqa: E402
-from epochs import Training  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
 from train import Trainer  # noqa: E402
@@ -104,7 +105,7 @@ def epoch(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
     plain, images = plain_peer(trainer), trainer.data.train
     loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
-    cases = {"program": trainer.train_epoch, "plain": lambda: plain.epoch(loader)}
+    cases = {"program": lambda: train_epoch(trainer), "plain": lambda: plain.epoch(loader)}
     seconds = in_turn(cases, rounds=3)
     ratio = seconds["plain"] / seconds["program"]
     print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
@@ -162,14 +163,10 @@ def memory(device: str, quick: bool) -> dict:
     for num_blocks in (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50):
         for order in ("sequential", "interleaved"):
             trainer = one_hot_trainer(device, BATCH, num_blocks, order)
-            trainer.train_epoch()  # now the optimizers have their states
-            rows.append(
-                memory_row(f"NoProp, {order}", num_blocks, trainer.train_epoch, noprop_forward(trainer), trainer)
-            )
+            rows.append({"method": f"NoProp, {order}", "T": num_blocks, **memory_of_training(trainer)})
         flags = ["--method", "backprop", "--embedding-type", "one-hot", "--num-blocks", str(num_blocks)]
         trainer = make_trainer(BATCH, *flags, device=device)
-        trainer.train_epoch()
-        rows.append(memory_row("back-propagation", num_blocks, trainer.train_epoch, whole_forward(trainer), trainer))
+        rows.append({"method": "back-propagation", "T": num_blocks, **memory_of_training(trainer)})
     print(
         "\n| memory of a step, MB | T | activations | peak above what stays | parameters and optimizers | total peak |"
     )
@@ -178,41 +175,6 @@ def memory(device: str, quick: bool) -> dict:
         sizes = " | ".join(f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept", "total"))
         print(f"| {row['method']} | {row['T']} | {sizes} |")
     return {"rows": rows}
-
-
-def memory_row(method: str, num_blocks: int, step, forward, trainer: Training) -> dict:
-    """activations: what a forward pass leaves for its backward pass. peak: most of a whole step above what stays."""
-    device = trainer.streams.device
-    kept = 3 * 4 * sum(p.numel() for p in trainer.model.parameters())  # parameters and AdamW's two moments
-    activations, peak = memory_of(forward, device)[0], memory_of(step, device)[1]
-    return {
-        "method": method,
-        "T": num_blocks,
-        "activations": activations,
-        "peak": peak,
-        "kept": kept,
-        "total": kept + peak,
-    }
-
-
-def noprop_forward(trainer: Trainer):
-    indices = torch.arange(BATCH, device=trainer.streams.device)
-
-    def forward():
-        x, y = trainer.batch(indices, 0)
-        return x, trainer.model.loss(1, x, y)
-
-    return forward
-
-
-def whole_forward(trainer: Training):
-    indices = torch.arange(BATCH, device=trainer.streams.device)
-
-    def forward():
-        x, y = trainer.batch(indices, 0)
-        return x, trainer.model.loss(x, y)
-
-    return forward
 
 
 def steps_of_inference(device: str, quick: bool) -> dict:
@@ -247,8 +209,8 @@ def steps_of_inference(device: str, quick: bool) -> dict:
 def growth(device: str, quick: bool) -> dict:
     blocks = (1, 2, 5, 10) if quick else (1, 2, 5, 10, 20, 50)
     batches = (2, 4, 8) if quick else (2, 4, 8, 16, 32)
-    by_blocks = {n: one_hot_trainer(device, 2 * BATCH, n).train_epoch for n in blocks}
-    by_size = {n: one_hot_trainer(device, n * BATCH, 2).train_epoch for n in batches}
+    by_blocks = {n: partial(train_epoch, one_hot_trainer(device, 2 * BATCH, n)) for n in blocks}
+    by_size = {n: partial(train_epoch, one_hot_trainer(device, n * BATCH, 2)) for n in batches}
     report = {}
     for title, cases in (("T", by_blocks), ("batches of data", by_size)):
         seconds = in_turn(cases, rounds=2 if quick else 5)

@@ -24,7 +24,7 @@ from torch import distributed
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.setup import BATCH, SHAPE, make_trainer  # noqa: E402
+from benchmarks.setup import BATCH, SHAPE, make_trainer, train_epoch  # noqa: E402
 from distributed import ALONE, Ranks  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
 from train import Trainer  # noqa: E402
@@ -121,7 +121,7 @@ def noprop_epoch(args: argparse.Namespace, ranks: Ranks) -> Callable[[], int]:
 
     def epoch() -> int:
         trainer.epoch += 1
-        trainer.train_epoch()
+        train_epoch(trainer)
         return ranks.bytes_reduced
 
     return epoch

@@ -1,4 +1,4 @@
-"""The program's own trainer on random images, for both benchmarks."""
+"""The program's own trainer on random images, for both benchmarks and for reproduce.py."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,15 @@ from train import Trainer, WholeTrainer
 BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
 
 
-def make_trainer(num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE, shape=SHAPE) -> Training:
+def make_trainer(
+    num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE, shape=SHAPE, classes: int = CLASSES
+) -> Training:
     """In training mode, with the settings of main.py's flags and the blocks that are dealt to this rank."""
-    args, given = parse_flags([*flags, "--batch-size", str(BATCH), "--val-fraction", "0"])
+    args, given = parse_flags(["--batch-size", str(BATCH), "--val-fraction", "0", *flags, "--save-every-minutes", "0"])
     settle(args, given)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_images, *shape), generator=generator).to(torch.uint8)
-    raw = RawImages(images, torch.arange(num_images) % CLASSES, [str(y) for y in range(CLASSES)])
+    raw = RawImages(images, torch.arange(num_images) % classes, [str(y) for y in range(classes)])
     streams = Streams(args.seed, device)
     data = training_data(raw, 0, streams)
     blocks_alone = args.method == "dt"
@@ -30,3 +32,9 @@ def make_trainer(num_images: int, *flags: str, device: str = "cpu", ranks: Ranks
     model = new_model(args, data.info, data.train, streams, held).to(device)
     model.train()
     return (Trainer if blocks_alone else WholeTrainer)(model, data, args, streams, Path(os.devnull), ranks)
+
+
+def train_epoch(trainer: Training) -> None:
+    """A whole epoch: without `fit`, a trainer would go on with the one that is over."""
+    trainer.running = None
+    trainer.train_epoch()

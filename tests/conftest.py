@@ -16,6 +16,7 @@ from main import main  # noqa: E402
 from models.NoProp_DT import NoPropNetDT  # noqa: E402
 from models.schedules import make_alpha_bar  # noqa: E402
 
+ROOT = Path(__file__).parent.parent
 SHAPE = (1, 8, 8)
 
 
@@ -57,6 +58,11 @@ def images_of(y):
     x = torch.zeros(len(y), *SHAPE)
     x[:, 0, 0, 0] = y
     return x
+
+
+def in_this_process(flags, ranks=1):
+    """Stands in for launch.run_main: starting Python and torch anew takes longer than the trainings."""
+    return main(flags)
 
 
 @pytest.fixture

@@ -160,6 +160,15 @@ def test_too_few_images_are_refused():
         training_data(random_raw(3), 0.9, Streams(0))
 
 
+def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation_part():
+    whole, some = (training_data(random_raw(50), 0.2, Streams(3), train_size=n) for n in (None, 7))
+    assert torch.equal(some.train.images, whole.train.images[:7])
+    assert torch.equal(some.validation.images, whole.validation.images)
+    assert len(training_data(random_raw(50), 0.2, Streams(3), train_size=40).train) == 40
+    with pytest.raises(UserError, match="--train-size 41 is more than the 40"):
+        training_data(random_raw(50), 0.2, Streams(3), train_size=41)
+
+
 def test_info_survives_plain_data():
     from dataclasses import asdict
 

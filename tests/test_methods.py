@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import in_this_process
 from PIL import Image
-from test_main import LAST_LINE, ROOT
+from test_main import LAST_LINE
 
 from checkpoint import load_checkpoint
 from main import main
@@ -137,26 +138,9 @@ def test_what_needs_the_blocks_of_dt_refuses_other_checkpoints(run, run_main, tm
         assert (code, len(err)) == (2, 1) and "--method fm" in err[0]
 
 
-class InThisProcess:
-    """Stands in for subprocess.Popen: starting Python and torch anew takes longer than the trainings."""
-
-    def __init__(self, command):
-        assert command[:2] == [sys.executable, str(ROOT / "main.py")]
-        self.code = main(command[2:])
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def wait(self):
-        return self.code
-
-
 @pytest.mark.usefixtures("without_pictures")
 def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, tmp_path, monkeypatch):
-    monkeypatch.setattr("compare.subprocess.Popen", InThisProcess)
+    monkeypatch.setattr("compare.run_main", in_this_process)
     flags = ["--compare", "dt,fm", "--dataset", "digits", "--epochs", "1", "--num-blocks", "1", "--steps", "5"]
     code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
     assert (code, err) == (0, [])

@@ -1,0 +1,77 @@
+"""results/*.json: what was run, in files of their own; one row for each method, embedding and budget.
+
+{"what", "dataset", "paper_dataset", "rows": [...]}; only what was measured, means and differences follow from it.
+"""
+
+import shlex
+from datetime import datetime, timezone
+from pathlib import Path
+
+from checkpoint import write_json
+from launch import MAIN
+from paper import COMBINATIONS, IMAGES
+from readout import mean_and_error
+from report import last_line
+from reproduce_plan import Training, completed, flags_of
+from run_files import RunFiles, read_json
+
+ROW_KEY = ("method", "embedding", "variant", "differences")
+VERSIONS = ("cpu", "cores", "threads", "device", "python", "torch", "noprop", "commit")
+
+
+def record_run(run: RunFiles) -> dict:
+    """What results/ keeps of a finished run."""
+    config, results, history = run.config, run.results, run.history
+    versions = {**results["versions"], **config["versions"]}
+    tested = (run.folder / "results.json").stat().st_mtime  # of runs of versions that noted no date
+    date = results["versions"].get("date") or datetime.fromtimestamp(tested, timezone.utc).isoformat(timespec="seconds")
+    per_run, first = results["per_run"], history[0]
+    path = run.accuracy_path
+    return {
+        "seed": config["seed"],
+        "command": command_of(config, results["ranks"]),
+        "date": date,
+        "versions": {name: versions.get(name) for name in VERSIONS},
+        "ranks": results["ranks"],
+        "train_images": round(first["images_per_second"] * first["seconds"]),
+        "test_images": results["test_images"],
+        "parameters": results["parameters"],
+        "epochs": len(history),
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "per_run": [round(value, 4) for value in per_run],
+        **{name: round(results["accuracy_by_readout"][name]["mean"], 4) for name in ("vote", "mean")},
+        "last_line": last_line(*mean_and_error(per_run), len(per_run)),
+        "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
+    }
+
+
+def command_of(config: dict, ranks: int) -> str:
+    """The command that makes the run."""
+    start = ["torchrun", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else ["python"]
+    return shlex.join([*start, MAIN.name, *flags_of(completed(config))])
+
+
+def make_row(training: Training, runs: list[RunFiles], command: str) -> dict:
+    """runs: one for each seed."""
+    row = {name: getattr(training, name) for name in ROW_KEY}
+    return {**row, "command": command, "runs": [record_run(run) for run in runs]}
+
+
+def update_results(results: Path, what: str, dataset: str, paper_dataset: str | None, rows: list[dict]) -> dict:
+    """Rows take the place of those of the same method, embedding, variant and budget; returns the file's content."""
+    path = results / f"{what}_{dataset}.json"
+    before = read_json(path) or {"paper_dataset": dataset if dataset in IMAGES else None, "rows": []}
+    new = [row_key(row) for row in rows]
+    kept = [row for row in before["rows"] if row_key(row) not in new]
+    content = {
+        "what": what,
+        "dataset": dataset,
+        "paper_dataset": paper_dataset or before["paper_dataset"],
+        "rows": sorted([*kept, *rows], key=lambda row: COMBINATIONS.index((row["method"], row["embedding"]))),
+    }
+    write_json(path, content)
+    return content
+
+
+def row_key(row: dict) -> list:
+    return [row[name] for name in ROW_KEY]

@@ -1,0 +1,235 @@
+"""results/*.json in words: Markdown tables with the paper's figures beside ours, and the results section of the README.
+
+Every number is computed from results/*.json and paper.py; only the notes in results/notes.json are written by people:
+{"table1_mnist": {"dt one-hot": "why it differs from the paper"}}. Where a combination has rows of several budgets, a
+key may name the budget as the table does: "dt one-hot, epochs 20 instead of 100".
+"""
+
+from pathlib import Path
+
+from checkpoint import write_atomic
+from errors import UserError
+from flag_types import show
+from paper import COMBINATIONS, IMAGES, SEEDS, TABLE1, TABLE2
+from readout import mean_and_error
+from report import TITLES, markdown_table
+from run_files import read_json
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+HEADINGS = {
+    "table1": "Test accuracy on {} (Table 1 of the paper)",
+    "figure3": "Test accuracy over training time on {} (Figure 3)",
+    "table2": "Memory of training on {} (Table 2)",
+    "figure2": "Prototypes of {} before and after learning (Figure 2)",
+    "figure4": "Class probability by softmax or posterior on {} (Figure 4)",
+    "figure5": "Starts of the prototypes on {} (Figure 5)",
+}
+ACCURACY = """\
+Test accuracy in per cent, every inference run counted by itself (readout sample): mean +- standard error over all seeds
+and runs. Vote and mean join the runs of a seed; with several seeds, mean +- standard error over the seeds.
+"""
+MEMORY = """\
+A training step of one batch, from the record of all allocations: activations that a forward pass leaves, peak of the
+step above what stays, and what stays (parameters and the optimizers' two moments); here = peak + what stays. The paper
+has the memory of a process on a GPU: compare the ratios to back-propagation, not the sizes.
+"""
+FEW_STEPS = "In the figure ct, fm and adjoint take at most 50 steps of inference, in the table their own number.\n"
+EXPLAINED = {"table2": MEMORY, "figure3": ACCURACY + FEW_STEPS}
+COLUMNS = ["method", "embedding", "variant", "paper", "here", "difference", "vote", "mean", "unlike the {}", "why"]
+MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
+MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "unlike the {}", "why"]
+
+
+def write_markdown(results: Path) -> None:
+    """results/NAME.md of every results/NAME.json."""
+    for path, result, notes in read_results(results):
+        text = f"# {heading(result)}\n\n{picture(result, '')}{explained_table(result, notes)}\n{commands(result)}\n"
+        text += details(result)
+        write_atomic(path.with_suffix(".md"), lambda file, text=text: file.write(text.encode()))
+
+
+def write_readme(readme: Path, results: Path) -> None:
+    """Put the results section between the markers. Raises UserError where the README has none."""
+    text = readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise UserError(f"{readme} needs the lines {BEGIN} and {END}, once each: put them where the results belong")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    new = f"{before}{BEGIN}\n{results_section(results)}{END}{after}"
+    write_atomic(readme, lambda file: file.write(new.encode()))
+
+
+def results_section(results: Path) -> str:
+    """Tables and pictures, each with the command that makes it; empty where there are no results."""
+    parts = []
+    for path, result, notes in read_results(results):
+        shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
+        more = (
+            f"Every run with command, date, machine and last line: [{path.stem}.md]({results.name}/{path.stem}.md).\n"
+        )
+        parts.append(f"### {heading(result)}\n\n{shown}{commands(result)}\n{more}")
+    return "\n".join(["## Results\n", *parts]) if parts else ""
+
+
+def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
+    """(path, content, notes) of every file of results, in the order of HEADINGS."""
+    notes = read_json(results / "notes.json") or {}
+    paths = [path for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"))]
+    return [(path, read_json(path), notes.get(path.stem, {})) for path in paths]
+
+
+def heading(result: dict) -> str:
+    dataset, like = result["dataset"], result["paper_dataset"]
+    return HEADINGS[result["what"]].format(dataset if like in (None, dataset) else f"{dataset} (images of {like})")
+
+
+def picture(result: dict, folder: str) -> str:
+    """folder: where it is, seen from the text. Tables have none."""
+    name = f"{folder}{result['what']}_{result['dataset']}.png"
+    return "" if result["what"].startswith("table") else f"![{heading(result)}]({name})\n\n"
+
+
+def explained_table(result: dict, notes: dict) -> str:
+    """Without the columns that hold nothing."""
+    memory = result["what"] == "table2"
+    rows = memory_rows(result, notes) if memory else accuracy_rows(result, notes)
+    names = [name.format(usual(result)) for name in (MEMORY_COLUMNS if memory else COLUMNS)]
+    filled = [i for i in range(len(names)) if any(cells[i] != "-" for cells in rows)]
+    table = markdown_table([names[i] for i in filled], [[cells[i] for i in filled] for cells in rows])
+    return f"{EXPLAINED.get(result['what'], ACCURACY)}\n{table}"
+
+
+def commands(result: dict) -> str:
+    return "".join(f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"]))
+
+
+def usual(result: dict) -> str:
+    """What budgets are told against."""
+    return "paper" if result["paper_dataset"] else "defaults"
+
+
+def accuracy_rows(result: dict, notes: dict) -> list[list[str]]:
+    """Our rows; of Table 1 also what was not run."""
+    paper = TABLE1.get(result["paper_dataset"], {}) if result["what"] in ("table1", "figure3") else {}
+    rows = []
+    for method, embedding in COMBINATIONS:
+        ours = [row for row in result["rows"] if (row["method"], row["embedding"]) == (method, embedding)]
+        theirs = paper.get((method, embedding))
+        known = "-" if theirs is None else f"{theirs:.2f}"
+        for row in ours:
+            named = [TITLES[method], embedding, row["variant"] or "-", known]
+            rows.append([*named, *_accuracy_cells(row, theirs), budget(row, result), note(row, result, notes)])
+        if not ours and theirs and result["what"] == "table1":
+            rows.append([TITLES[method], embedding, "-", known, "not run", *["-"] * 5])
+    return rows
+
+
+def _accuracy_cells(row: dict, theirs: float | None) -> list[str]:
+    """Here, difference, vote, mean."""
+    mean, error, count = accuracy(row)
+    gap = "-" if theirs is None else f"{mean - theirs:+.2f}"
+    return [
+        f"{mean:.2f} +- {error:.2f} ({count} runs)",
+        gap,
+        *(joined_accuracy(row, name) for name in ("vote", "mean")),
+    ]
+
+
+def accuracy(row: dict) -> tuple[float, float, int]:
+    """Mean, standard error and number of the runs of all seeds."""
+    values = [value for run in row["runs"] for value in run["per_run"]]
+    return *mean_and_error(values), len(values)
+
+
+def joined_accuracy(row: dict, readout: str) -> str:
+    mean, error = mean_and_error([run[readout] for run in row["runs"]])
+    return f"{mean:.2f} +- {error:.2f}" if len(row["runs"]) > 1 else f"{mean:.2f}"
+
+
+def budget(row: dict, result: dict) -> str:
+    """Whatever differs from the paper's protocol, in words."""
+    pairs = differing(row, result).items()
+    return (
+        ", ".join(f"{name} {in_words(ours)} instead of {in_words(theirs)}" for name, (ours, theirs) in pairs)
+        or "nothing"
+    )
+
+
+def differing(row: dict, result: dict) -> dict[str, tuple]:
+    """Settings, seeds and images: name -> (ours, the paper's)."""
+    pairs = {name.replace("_", "-"): tuple(pair) for name, pair in row["differences"].items()}
+    runs = row.get("runs")
+    if runs and len(runs) != SEEDS:
+        pairs["seeds"] = len(runs), SEEDS
+    if runs and result["paper_dataset"] not in (None, result["dataset"]):
+        paper = IMAGES[result["paper_dataset"]]
+        pairs["training images"] = runs[0]["train_images"], paper.train
+        pairs["test images"] = runs[0]["test_images"], paper.test
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "all" if value is None else f"{value:,}" if isinstance(value, int) else show(value)
+
+
+def label(row: dict) -> str:
+    """Of a row among others: 'dt one-hot'."""
+    return " ".join(filter(None, (row["method"], row["embedding"], row["variant"])))
+
+
+def note(row: dict, result: dict, notes: dict) -> str:
+    return notes.get(f"{label(row)}, {budget(row, result)}", notes.get(label(row), "-"))
+
+
+def memory_rows(result: dict, notes: dict) -> list[list[str]]:
+    """Our rows, and the paper's that were not measured."""
+    paper = TABLE2.get(result["paper_dataset"], {})
+    rows, done = [], {row["method"] for row in result["rows"]}
+    for row in result["rows"]:
+        base = next((other["total"] for other in result["rows"] if _is_base(other, row)), None)
+        sizes = [f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept")]
+        ours = [f"{row['total'] / 1e6:,.0f}", f"{row['total'] / base:.2f}" if base else "-", *sizes]
+        text = [budget(row, result), note(row, result, notes)]
+        rows.append([TITLES[row["method"]], row["embedding"], *_paper_memory(paper, row["method"]), *ours, *text])
+    missing = [method for method in paper if method not in done]
+    return rows + [[TITLES[m], "-", *_paper_memory(paper, m), "not run", *["-"] * 6] for m in missing]
+
+
+def _is_base(row: dict, other: dict) -> bool:
+    return row["method"] == "backprop" and row["embedding"] == other["embedding"]
+
+
+def _paper_memory(paper: dict, method: str) -> list[str]:
+    return [f"{paper[method]:.2f}", f"{paper[method] / paper['backprop']:.2f}"] if paper else ["-", "-"]
+
+
+def details(result: dict) -> str:
+    """Every run: last line, epochs, time, machine, command."""
+    if result["what"] == "table2":
+        lines = [[label(row), *_where(row, 1)] for row in result["rows"]]
+        return markdown_table(("row", "machine", "commit", "date"), lines)
+    columns = ("row", "seed", "last line", "epochs", "training", "images", "machine", "commit", "date", "command")
+    lines = [
+        [
+            label(row),
+            str(run["seed"]),
+            run["last_line"],
+            str(run["epochs"]),
+            f"{run['seconds']:,.0f} s",
+            f"{run['train_images']:,} + {run['test_images']:,}",
+            *_where(run, run["ranks"]),
+            f"`{run['command']}`",
+        ]
+        for row in result["rows"]
+        for run in row["runs"]
+    ]
+    return markdown_table(columns, lines)
+
+
+def _where(run: dict, ranks: int) -> list[str]:
+    """Machine, commit and date."""
+    v = run["versions"]
+    threads = f"threads: {v['threads']}" + (f" in each of {ranks} ranks" if ranks > 1 else "")
+    machine = f"{v['cpu'] or v['device']}, {v['cores']} cores, {threads}, torch {v['torch']}, python {v['python']}"
+    return [machine, v["commit"] or "not noted", run["date"][:10]]
