@@ -106,8 +106,13 @@ def _train(method: str, flags: dict, run: Path) -> None:
 
 def _row(method: str, run: Path) -> dict:
     """What the table and the figures show of a run. Raises UserError where its files are damaged."""
-    with reading(f"what --method {method} left in {run}", "delete that folder, and the method is trained again"):
-        row = _summary(method, read_run(run))
+    way_out = "delete that folder, and the method is trained again"
+    try:
+        files = read_run(run)
+    except UserError as error:
+        raise UserError(f"what --method {method} left is damaged: {error}; or {way_out}") from error
+    with reading(f"what --method {method} left in {run}", way_out):
+        row = _summary(method, files)
         _table([row])
         require(np.asarray(row["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
     return row

@@ -238,7 +238,10 @@ def as_tokens(parser: Parser, name: str, value: object) -> list[str]:
     if value is True:
         return [as_flag(name)]
     words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
-    return [as_flag(name), *words] if name in parser.several else [f"{as_flag(name)}={','.join(words)}"]
+    if name in parser.several:
+        return [as_flag(name), *words]
+    text = ",".join(words)
+    return [f"{as_flag(name)}={text}"] if text.startswith("-") else [as_flag(name), text]
 
 
 def is_accepted(parser: Parser, name: str, value: object) -> bool:

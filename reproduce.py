@@ -20,10 +20,10 @@ from errors import UserError
 from flag_types import COUNT, POSITIVE, Parser
 from flags import METHODS, make_parser
 from options import METHOD_FLAGS, as_flag
-from paper import IMAGES, SEEDS
-from reproduce_plan import EMBEDDINGS, OURS, plan
-from reproduce_report import write_markdown, write_readme
-from reproduce_runs import measure_memory, print_plan, record, train_all
+from reproduction.paper import IMAGES, SEEDS
+from reproduction.plan import EMBEDDINGS, OURS, plan
+from reproduction.report import write_markdown, write_readme
+from reproduction.runs import measure_memory, print_plan, record, train_all
 from resources import reuse_freed_memory
 from stops import Stopped, StopSignals
 

@@ -10,15 +10,15 @@ from threading import Thread
 import pytest
 from conftest import ROOT, in_this_process
 
-import paper
 from epochs import Training
 from flags import METHODS
 from launch import run_main
 from main import main as train_main
 from readout import mean_and_error
 from reproduce import PARTS, main
-from reproduce_plan import EMBEDDINGS, completed, decisive, flags_of, make_training, settings_of
-from reproduce_report import BEGIN, END, accuracy, results_section, write_readme
+from reproduction import paper
+from reproduction.plan import EMBEDDINGS, completed, decisive, flags_of, make_training, settings_of
+from reproduction.report import BEGIN, END, accuracy, results_section, write_readme
 from stops import Stopped
 
 SMALL = ["--dataset", "digits", "--methods", "dt", "--embeddings", "one-hot", "--epochs", "1", "--num-blocks", "1"]
@@ -28,7 +28,7 @@ SMALL += ["--train-size", "100"]
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """Run reproduce.py on folders of its own, trainings in this process; returns exit code, stdout and stderr."""
-    monkeypatch.setattr("reproduce_runs.run_main", in_this_process)
+    monkeypatch.setattr("reproduction.runs.run_main", in_this_process)
     monkeypatch.setattr("main.draw_run", lambda folder: [])
     places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
 
@@ -225,7 +225,7 @@ def test_the_budget_stands_with_every_figure(call, tmp_path):
     wanted = "epochs 1 instead of 14, num-blocks 1 instead of 10, train-size 100 instead of all, seeds 1 instead of 3"
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reproduce_runs.save_figure", lambda figure, path: drawn.append((figure, path.name)))
+        patch.setattr("reproduction.runs.save_figure", lambda figure, path: drawn.append((figure, path.name)))
         for what in ("figure2", "figure4", "figure5"):
             assert call(what, *flags)[0] == 0
         assert call("figure3", *flags, "--methods", "dt", "fm", "--steps", "2")[0] == 0

@@ -5,9 +5,9 @@ import torch
 from benchmarks.memory import memory_of_training
 from benchmarks.setup import make_trainer
 from report import versions
-from reproduce_estimate import images_of
-from reproduce_plan import Training, flags_of
-from reproduce_records import ROW_KEY, VERSIONS
+from reproduction.estimate import images_of
+from reproduction.plan import Training, flags_of
+from reproduction.records import ROW_KEY, VERSIONS
 
 
 def measure(training: Training, command: str) -> dict:

@@ -8,9 +8,9 @@ from pathlib import Path
 from checkpoint import LAST
 from errors import UserError
 from launch import run_main
-from reproduce_estimate import Estimate
-from reproduce_memory import measure
-from reproduce_plan import (
+from reproduction.estimate import Estimate
+from reproduction.memory import measure
+from reproduction.plan import (
     Training,
     decisive,
     find_run,
@@ -21,9 +21,9 @@ from reproduce_plan import (
     plan,
     training_of,
 )
-from reproduce_plots import accuracy_figure, prototypes_figure
-from reproduce_records import make_row, update_results
-from reproduce_report import write_markdown
+from reproduction.plots import accuracy_figure, prototypes_figure
+from reproduction.records import make_row, update_results
+from reproduction.report import write_markdown
 from run_files import RunFiles, read_run
 from visualize import save_figure
 

@@ -14,7 +14,7 @@ from flag_types import show
 from flags import make_parser
 from launch import tokens
 from options import METHOD_FLAGS, RESUME_FLAGS, THIS_CALL, as_flag, parse_flags, settle
-from paper import COMBINATIONS
+from reproduction.paper import COMBINATIONS
 from run_files import RunFiles, read_json, read_run
 
 EMBEDDINGS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from checkpoint import write_json
 from launch import MAIN
-from paper import COMBINATIONS, IMAGES
 from readout import mean_and_error
 from report import last_line
-from reproduce_plan import Training, completed, flags_of
+from reproduction.paper import COMBINATIONS, IMAGES
+from reproduction.plan import Training, completed, flags_of
 from run_files import RunFiles, read_json
 
 ROW_KEY = ("method", "embedding", "variant", "differences")

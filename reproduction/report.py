@@ -10,9 +10,9 @@ from pathlib import Path
 from checkpoint import write_atomic
 from errors import UserError
 from flag_types import show
-from paper import COMBINATIONS, IMAGES, SEEDS, TABLE1, TABLE2
 from readout import mean_and_error
 from report import TITLES, markdown_table
+from reproduction.paper import COMBINATIONS, IMAGES, SEEDS, TABLE1, TABLE2
 from run_files import read_json
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from plot_training import accuracy_over, prototypes
-from reproduce_report import budget, heading, label, usual
+from reproduction.report import budget, heading, label, usual
 from run_files import RunFiles
 
 

@@ -5,8 +5,8 @@ import torch
 from benchmarks.measure import in_turn
 from benchmarks.setup import make_trainer, train_epoch
 from data import load_raw
-from paper import IMAGES, Images
-from reproduce_plan import Training, flags_of
+from reproduction.paper import IMAGES, Images
+from reproduction.plan import Training, flags_of
 
 
 def images_of(settings: dict) -> Images:
