@@ -27,17 +27,26 @@ def in_turn(cases: dict[str, Callable[[], object]], rounds: int, calls: int = 1)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def count_flops(case: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products and convolutions, forward and backward."""
+def count_flops(case: Callable[[], object]) -> dict[str, int]:
+    """Floating-point operations of matrix products and of convolutions, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         case()
-    return counter.get_total_flops()
+    by_operation = counter.get_flop_counts()["Global"]
+    convolutions = sum(count for operation, count in by_operation.items() if "conv" in str(operation))
+    return {"product": sum(by_operation.values()) - convolutions, "convolution": convolutions}
 
 
 def matrix_product(n: int = 3072, device: str = "cpu") -> tuple[Callable[[], object], int]:
     """A large float32 matrix product, whose rate is what arithmetic can reach here, and its operations."""
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     return lambda: a @ b, 2 * n**3
+
+
+def convolution(channels: int = 256, device: str = "cpu") -> tuple[Callable[[], object], int]:
+    """A large float32 convolution 3x3, which some machines do at another rate than a product, and its operations."""
+    x = torch.randn(64, channels, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(channels, channels, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+    return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * 9 * 64 * 32 * 32 * channels**2
 
 
 def memory_of(case: Callable[[], object], device: torch.device) -> tuple[int, int]:
