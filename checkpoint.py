@@ -126,7 +126,7 @@ def load_last(path: str | Path) -> tuple[dict, str | None]:
         if path.name != LAST or not previous.is_file():
             raise
         content = load_checkpoint(previous)
-        return content, f"{error}; going on from {previous} instead"
+        return content, f"{str(error).removesuffix(': take another one')}; going on from {previous} instead"
 
 
 def load_checkpoint(path: str | Path) -> dict:

@@ -21,11 +21,10 @@ from errors import UserError
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from optimizers import Updater
+from progress import Progress, describe, summarise_losses
 from resources import peak_memory
 from stops import Stopped, StopSignals
 from streams import Streams
-
-CHECK_EVERY = 50  # updates between two looks at the loss, each of which waits for the device
 
 Step = tuple[int, list[int]]  # a batch of the epoch and the parts (blocks) that learn from it
 
@@ -85,7 +84,7 @@ class Training:
         """The steps of an epoch. After each the shared parameters are up to date and the run can be saved."""
         return [(i, [1]) for i in range(self.num_batches)]
 
-    def train_step(self, i: int, parts: list[int], indices: Tensor, progress: "Progress") -> None:
+    def train_step(self, i: int, parts: list[int], indices: Tensor, progress: Progress) -> None:
         """The updates of these parts with batch i; their terms go into losses (rows, batches, terms) at [t - 1, i]."""
         raise NotImplementedError
 
@@ -114,6 +113,7 @@ class Training:
                 self.epoch += 1
                 row = self.train_epoch()
                 validation = self._validate_unless_stopped(row)
+                self._keep_best(row["val_accuracy"])
                 self.history.append(row)
                 self.running = None
                 for updater in self.updaters:
@@ -203,15 +203,14 @@ class Training:
         return self.data.info.normalise(part.images), part.labels
 
     def validate(self, row: dict) -> Evaluation | None:
-        """Adds val_accuracy (None without a validation part) and train_accuracy to the row; keeps the best epoch.
+        """Adds val_accuracy (None without a validation part) and train_accuracy to the row.
 
         The accuracy on the training part is that of as many training images as there are validation images (a
         tenth of all without them), under the same conditions: no augmentation, no dropout. A part of the blocks has no
-        accuracy: its last epoch counts, as without a validation part.
+        accuracy.
         """
         if self.args.blocks:
             row["train_accuracy"] = row["val_accuracy"] = None
-            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
             return None
         train, validation = self.data.train, self.data.validation
         probe = len(validation) or max(1, len(train) // 10)
@@ -221,12 +220,15 @@ class Training:
         row["val_accuracy"] = self.ranks.from_first(lambda: result.accuracy()[0] if result else None)
         if self.watched:
             row["test_accuracy"] = self.evaluator.validate(self.watched).accuracy()[0]
-        if result is None:
-            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
-        elif self.best["accuracy"] is None or row["val_accuracy"] > self.best["accuracy"]:
-            state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-            self.best = {"epoch": self.epoch, "accuracy": row["val_accuracy"], "model": state}
         return result
+
+    def _keep_best(self, val_accuracy: float | None) -> None:
+        """Without a validation part the last epoch counts, whose weights are the model's."""
+        if val_accuracy is None:
+            self.best = {"epoch": self.epoch, "accuracy": None, "model": None}
+        elif self.best["accuracy"] is None or val_accuracy > self.best["accuracy"]:
+            state = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "accuracy": val_accuracy, "model": state}
 
     def _check_losses(self, losses: Tensor) -> None:
         """losses (T, batches, 3). Raises UserError naming the first block and batch that is not finite."""
@@ -318,38 +320,3 @@ class Training:
     def load_optimizers(self, state: dict) -> None:
         for updater, updater_state in zip(self.updaters, state["optimizers"], strict=True):
             updater.load_state_dict(updater_state)
-
-
-class Progress:
-    """Told of every update: moves the bar, and from time to time looks at the losses, which waits for the device."""
-
-    def __init__(self, bar: tqdm, losses: Tensor, check: Callable[[Tensor], None], done: int = 0):
-        self.bar, self.losses, self.check, self.done = bar, losses, check, done
-
-    def step(self) -> None:
-        self.done += 1
-        self.bar.update()
-        if self.done % CHECK_EVERY == 0:
-            self.check(self.losses)
-            self.bar.set_postfix_str(f"loss {self.losses.sum().item() / self.done:.3f}")
-
-
-def summarise_losses(losses: Tensor, parts: list[int], terms: tuple[str, ...]) -> dict:
-    """(rows, batches, terms) -> the mean loss of every part over the epoch, and of each of its terms; else None."""
-    mean = losses.double().mean(dim=1).cpu()  # (rows, terms)
-    columns = {"loss": mean.sum(dim=1), **{f"loss_{name}": mean[:, i] for i, name in enumerate(terms)}}
-    return {
-        name: [value if t in parts else None for t, value in enumerate(column.tolist(), 1)]
-        for name, column in columns.items()
-    }
-
-
-def describe(row: dict, epochs: int) -> str:
-    """One line for a row of the history."""
-    losses = [loss for loss in row["loss"] if loss is not None]
-    shown = (("train", row["train_accuracy"]), ("val", row["val_accuracy"]))
-    accuracies = "".join(f"  {name} {value:.2f} %" for name, value in shown if value is not None)
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {sum(losses) / len(losses):.4f}{accuracies}"
-        f"  lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
-    )

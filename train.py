@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from epochs import Progress, Step, Training
+from epochs import Step, Training
 from offload import BlockOffload
 from optimizers import SharedGradient, Updater
 from parts import join_parts, optimizers_by_block, select_blocks
+from progress import Progress
 
 
 def update_order(order: str, num_blocks: int, num_batches: int, generator: torch.Generator) -> Iterator[Step]:
