@@ -21,6 +21,7 @@ from errors import UserError
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from optimizers import Updater
+from parts import block_of
 from progress import Progress, describe, summarise_losses
 from resources import peak_memory
 from stops import Stopped, StopSignals
@@ -241,7 +242,8 @@ class Training:
     def _check_weights(self) -> None:
         for name, value in self.model.state_dict().items():
             if not value.isfinite().all():
-                self._stop_diverged(f"the weights {name} are not finite in epoch {self.epoch}")
+                which = f" of block {t}" if (t := block_of(name)) else ""
+                self._stop_diverged(f"the weights {name}{which} are not finite in epoch {self.epoch}")
 
     def _stop_diverged(self, what: str) -> None:
         kept = "what was saved before is kept" if (self.run / LAST).exists() else "nothing was saved yet"

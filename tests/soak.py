@@ -2,8 +2,9 @@
 
     python tests/soak.py --kills 100 --seed 0
 
-Kills fall on training, saving, evaluating and drawing in turn, at a random instant within each. After a kill every file
-of the run must load; a run that comes to its end must equal the one that was never interrupted, to the bit.
+Kills fall on training, saving, evaluating and drawing, at a random instant within each. After a kill every file of the
+run must load; a run that comes to its end must equal the one that was never interrupted, to the bit. Then every single
+write of a save is made to fail.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from faults import check_failing_saves  # noqa: E402
 
 from checkpoint import load_checkpoint, load_last  # noqa: E402
 
@@ -199,6 +202,8 @@ def main() -> None:
             total += done
     kills = sum(total[phase] for phase in PHASES)
     print(f"{kills} kills, {total['runs']} runs, {time.monotonic() - start:.0f} s: 0 files damaged, 0 differences")
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"{check_failing_saves(Path(folder), every=1)} writes of a save failed: 0 files damaged")
 
 
 if __name__ == "__main__":

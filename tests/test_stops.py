@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import soak
 import torch
+from faults import check_failing_saves
 from test_train import assert_equal, make_trainer
 
 import checkpoint
@@ -120,90 +120,9 @@ def test_a_state_that_is_not_finite_is_never_saved_within_an_epoch(tmp_path):
                 trainer.model.block(2).fuse[0].weight[0, 0] = float("nan")
 
     trainer.train_step = poisoned
-    with pytest.raises(UserError, match="blocks.1.fuse.0.weight .*--lr .*--clip-grad-norm"):
+    with pytest.raises(UserError, match="blocks.1.fuse.0.weight of block 2 .*--lr .*--clip-grad-norm"):
         trainer.fit()
     assert load_checkpoint(tmp_path / "last.pt")["partial"]["done"] == 1
-
-
-class Faults:
-    """Makes the n-th writing operation fail, as a full disk does: writes, flushes to disk, links and renames."""
-
-    def __init__(self, monkeypatch, fail_at):
-        self.names, self.fail_at = [], fail_at
-        monkeypatch.setattr(checkpoint, "open", self._open, raising=False)
-        for name in ("fsync", "link", "replace"):
-            monkeypatch.setattr(checkpoint.os, name, self._counted(name, getattr(os, name)))
-
-    def _counted(self, name, operation):
-        def call(*args):
-            self.names.append(name)
-            if len(self.names) == self.fail_at:
-                raise OSError(28, "No space left on device")
-            return operation(*args)
-
-        return call
-
-    def _open(self, path, mode):
-        file = path.open(mode, buffering=0)
-        return _Writer(file, self._counted("write", file.write))
-
-
-class _Writer:
-    def __init__(self, file, write):
-        self.file, self.write = file, write
-        self.flush, self.fileno = file.flush, file.fileno
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-def save_with_fault(run, content, fail_at):
-    """Whether the save of an epoch failed, and the names of its writing operations up to then."""
-    with pytest.MonkeyPatch.context() as patch:
-        faults = Faults(patch, fail_at)
-        try:
-            checkpoint.save_run(run, content, save_every=1)
-        except OSError as error:
-            assert error.errno == 28
-            return True, faults.names
-    return False, faults.names
-
-
-def states_of_two_epochs(run):
-    """A run of one epoch in its folder, and the state after its second epoch, which is its best one."""
-    trainer = make_trainer(run, "--epochs", 2, "--num-blocks", 1, "--embedding-type", "one-hot")
-    trainer.args.epochs = 1
-    trainer.fit()
-    trainer.args.epochs = 2
-    trainer.load_state_dict(load_checkpoint(run / "last.pt"))
-    trainer.best["accuracy"] = -1
-    trainer.save = lambda validation: None
-    trainer.fit()
-    return trainer.state_dict()
-
-
-def check_failing_saves(folder, every):
-    """Every n-th write of a save fails, and every flush, link and rename: what is there loads. How many failed."""
-    content = states_of_two_epochs(folder / "start")
-    shutil.copytree(folder / "start", folder / "all")
-    names = save_with_fault(folder / "all", content, 0)[1]
-    assert load_checkpoint(folder / "all" / "last.pt")["epoch"] == 2
-    chosen = [n for n, name in enumerate(names, 1) if name != "write" or n % every == 0]
-    for fail_at in chosen:
-        run = folder / "run"
-        shutil.copytree(folder / "start", run)
-        without_links = names[fail_at - 1] == "link"  # as on file systems that know none
-        assert save_with_fault(run, content, fail_at)[0] != without_links
-        last, why = load_last(run / "last.pt")
-        assert why is None and last["epoch"] in (1, 2)
-        assert load_checkpoint(run / "best_model.pt")["epoch"] >= last["epoch"]
-        assert len(json.loads((run / "logs" / "training_history.json").read_text())) >= last["epoch"]
-        assert not list(run.rglob("*.tmp"))
-        shutil.rmtree(run)
-    return len(chosen)
 
 
 def test_a_save_that_fails_at_any_of_its_writes_leaves_good_files(tmp_path):
