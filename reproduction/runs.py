@@ -22,7 +22,7 @@ from reproduction.plan import (
     training_of,
 )
 from reproduction.plots import accuracy_figure, prototypes_figure
-from reproduction.records import make_row, update_results
+from reproduction.records import command_of, make_row, update_results
 from reproduction.report import write_markdown
 from run_files import RunFiles, read_run
 from visualize import save_figure
@@ -135,6 +135,6 @@ def record(args: Namespace) -> None:
             raise UserError(f"of {', '.join(str(run.folder) for run in same)} two have the same settings and seed")
         if args.paper_dataset and training.settings["dataset"] != "folder":
             raise UserError("--paper-dataset belongs to --dataset folder")
-        row = make_row(training, same, args.command)
+        row = make_row(training, same, command_of(same[0].config, same[0].results["ranks"]))
         update_results(args.results, "table1", training.settings["dataset"], args.paper_dataset, [row])
     write_markdown(args.results)
