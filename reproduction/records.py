@@ -12,7 +12,7 @@ from launch import MAIN
 from readout import mean_and_error
 from report import last_line
 from reproduction.paper import COMBINATIONS, IMAGES
-from reproduction.plan import Training, completed, flags_of
+from reproduction.plan import DEFAULTS, Training, completed, flags_of
 from run_files import RunFiles, read_json
 
 ROW_KEY = ("method", "embedding", "variant", "differences")
@@ -46,9 +46,10 @@ def record_run(run: RunFiles) -> dict:
 
 
 def command_of(config: dict, ranks: int) -> str:
-    """The command that makes the run."""
+    """The command that makes the run; where the data are is the reader's affair."""
     start = ["torchrun", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else ["python"]
-    return shlex.join([*start, MAIN.name, *flags_of(completed(config))])
+    place = {"data_dir": "DIR"} if config["data_dir"] != DEFAULTS["data_dir"] else {}
+    return shlex.join([*start, MAIN.name, *flags_of({**completed(config), **place})])
 
 
 def make_row(training: Training, runs: list[RunFiles], command: str) -> dict:
