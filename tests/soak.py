@@ -43,7 +43,7 @@ SCENARIOS = {
 }
 # Times, places and memory; all else must be equal.
 MEASURED = {"seconds", "train_seconds", "images_per_second", "peak_memory_bytes", "checkpoint", "checkpoint_dir"}
-MEASURED |= {"by_inference", "saved_at"}
+MEASURED |= {"by_inference", "date", "commit"}
 
 
 class Process:
