@@ -72,6 +72,13 @@ COUNT, POSITIVE = number(int, 0), number(int, 1, MAX_COUNT)
 RATE, WEIGHT = number(float, 0, open_low=True), number(float, 0)
 
 
+def place(text: str) -> str:
+    """An argparse type: the name of a file or folder; an empty one comes from a variable that is not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 def one_of(names: tuple[str, ...]):
     def convert(text: str) -> str:
         if text not in names:

@@ -15,6 +15,7 @@ from flag_types import (
     list_of,
     number,
     one_of,
+    place,
 )
 from models.NoProp_CT import SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
@@ -74,6 +75,7 @@ def _data_flags(parser: Parser) -> None:
         "--data-dir",
         "./data",
         "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*",
+        type=place,
         metavar="DIR",
     )
     flag(
@@ -141,6 +143,7 @@ def _model_flags(parser: Parser) -> None:
         None,
         "take W_embed and theta_out from this checkpoint and keep them as they are",
         shown="none",
+        type=place,
         metavar="CHECKPOINT",
     )
     flag(
@@ -259,6 +262,7 @@ def _inference_flags(parser: Parser) -> None:
         "class and probability of image files, by the model of --checkpoint",
         nargs="+",
         shown="none",
+        type=place,
         metavar="IMAGE",
     )
     flag(
@@ -323,6 +327,7 @@ def _place_flags(parser: Parser) -> None:
         "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir",
         shown="none",
         nargs="+",
+        type=place,
         metavar="PART",
     )
     flag(
@@ -330,12 +335,14 @@ def _place_flags(parser: Parser) -> None:
         None,
         "training: continue from it; with --evaluate or --predict: the model to use. Its settings need not be repeated",
         shown="none",
+        type=place,
         metavar="PATH",
     )
     flag(
         "--checkpoint-dir",
         None,
         "folder of the run",
+        type=place,
         metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder",
     )

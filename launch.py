@@ -24,7 +24,7 @@ def run_main(flags: list[str], ranks: int = 1) -> int:
             return process.wait()
         except Stopped as stop:
             process.terminate()
-            stop.note = "the same command goes on from there"
+            stop.note = "the whole goes on from there with the command that was given here"
             raise
 
 

@@ -6,6 +6,12 @@ torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt ou
 python main.py --help                                            all flags
 """
 
+# ruff: noqa: E402 - the imports below take seconds, in which Ctrl-C ends the program without a traceback
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import os
 import sys
 import warnings
@@ -225,10 +231,12 @@ def resumable(trainer: Training):
         yield
     except (Stopped, OSError) as stop:
         last = trainer.run / LAST
+        command = go_on(last, trainer.ranks.size)
         if isinstance(stop, OSError):
-            stop.note = f"; make room, then continue with: {go_on(last)}" if last.exists() else ""
+            remedy = "someone must read the output" if isinstance(stop, BrokenPipeError) else "make room"
+            stop.note = f"; {remedy}, then continue with: {command}" if last.exists() else ""
         elif last.exists():
-            stop.note = f"{describe_progress(trainer.history, trainer.running)}, continue with: {go_on(last)}"
+            stop.note = f"{describe_progress(trainer.history, trainer.running)}, continue with: {command}"
         else:
             stop.note = "no step was finished, so nothing is saved"
         raise

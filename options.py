@@ -144,6 +144,8 @@ def _check_together(args: Namespace, given: set[str]) -> None:
     no_steps = solver_only and args.solver == ["dopri5"]
     same_runs = args.inference == "deterministic" and args.eval_runs > 1
     plateau, patience = args.lr_schedule == "plateau", args.lr_scheduler_patience
+    no_fall = args.lr_schedule == "cosine" and args.warmup_epochs >= args.epochs
+    warmup = f"--warmup-epochs {args.warmup_epochs}: raise it, or lower those"
     part = bool(args.blocks)
     chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
     fixed = (
@@ -172,6 +174,8 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("lr_schedule", plateau and no_validation, needs_validation),
         ("lr_scheduler_patience", patience and no_validation, needs_validation),
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
+        ("epochs", no_fall, f"{args.epochs} leaves none for the learning rate to fall after {warmup}"),
+        ("warmup_epochs", no_fall, f"leaves no epoch of {args.epochs} for the learning rate to fall: lower it"),
         ("warmup_epochs", args.warmup_epochs > args.epochs, f"exceeds --epochs {args.epochs}: lower it"),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", args.offload_blocks and args.compile, "does not go with --compile: leave one of them out"),

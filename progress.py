@@ -39,5 +39,5 @@ def describe(row: dict, epochs: int) -> str:
     accuracies = "".join(f"  {name} {value:.2f} %" for name, value in shown if value is not None)
     return (
         f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {sum(losses) / len(losses):.4f}{accuracies}"
-        f"  lr {row['learning_rate']:.2g}  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
+        f"  lr {row['learning_rate']:.2g} at start  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
     )

@@ -4,7 +4,9 @@ import contextlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable
@@ -17,7 +19,6 @@ from checkpoint import __version__, write_json
 from data import DataInfo, Split
 from distributed import Ranks
 from epochs import RunningEpoch
-from errors import printable
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from parts import format_blocks
@@ -45,21 +46,27 @@ def describe_run(args: Namespace, info: DataInfo, model: Classifier, sizes: dict
 
 
 def _describe_model(args: Namespace, model: Classifier) -> str:
-    frozen = f" of {printable(args.embedding_from)}, frozen" if args.embedding_from else ""
+    frozen = f" of {args.embedding_from}, frozen" if args.embedding_from else ""
     embedding = f"{args.embedding_type} embedding of d = {model.embedding_dim}{frozen}"
-    title = TITLES[args.method]
-    if args.num_blocks is None:
-        return f"{title}: a network of {count_parameters(model) / 1e6:.2f} M parameters, {embedding}"
-    trained = f"{args.num_blocks} blocks"
-    if args.blocks:
-        trained = f"{len(args.blocks)} of {trained} ({format_blocks(args.blocks)})"
-    description = f"{title}: {trained} of {parameters_per_block(model) / 1e6:.2f} M parameters, {embedding}"
-    return f"{description}, {args.schedule} schedule, {args.block_order} order" if args.method == "dt" else description
+    size, own = f"a network of {count_parameters(model) / 1e6:.2f} M parameters", ""
+    if args.num_blocks is not None:
+        blocks = f"{args.num_blocks} blocks"
+        if args.blocks:
+            blocks = f"{len(args.blocks)} of {blocks} ({format_blocks(args.blocks)})"
+        size = f"{blocks} of {parameters_per_block(model) / 1e6:.2f} M parameters"
+    if args.method == "dt":
+        own = f", {args.schedule} noise schedule, {args.block_order} order"
+    warmup = f" after warm-up of {args.warmup_epochs}" if args.warmup_epochs else ""
+    return f"{TITLES[args.method]}: {size}, {embedding}{own}, lr {args.lr:g} {args.lr_schedule}{warmup}"
 
 
-def go_on(last: Path) -> str:
-    """The command that continues a run."""
-    return f"python main.py --checkpoint {shlex.quote(str(last))}"
+def go_on(last: Path, ranks: int = 1) -> str:
+    """The command that continues a run, from the folder in which this one was started."""
+    found = shutil.which("python")
+    python = "python" if found and os.path.abspath(found) == sys.executable else sys.executable
+    script = sys.argv[0] if Path(sys.argv[0]).name == "main.py" else "main.py"
+    again = " (or with torchrun, as before)" if ranks > 1 else ""
+    return shlex.join([python, script, "--checkpoint", str(last)]) + again
 
 
 def describe_progress(history: list[dict], running: RunningEpoch | None) -> str:

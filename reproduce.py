@@ -61,6 +61,7 @@ def run_command(argv: list[str]) -> None:
     if args.what == "report":
         write_markdown(args.results)
         write_readme(args.readme, args.results)
+        print(f"written: the results section of {args.readme}")
     elif args.what == "record":
         record(args)
     elif args.what == "table2":

@@ -49,12 +49,15 @@ def write_markdown(results: Path) -> None:
 
 
 def write_readme(readme: Path, results: Path) -> None:
-    """Put the results section between the markers. Raises UserError where the README has none."""
+    """Put the results section between the markers. Raises UserError where there are none, or no results."""
+    section = results_section(results)
+    if not section:
+        raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UserError(f"{readme} needs the lines {BEGIN} and {END}, once each: put them where the results belong")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    new = f"{before}{BEGIN}\n{results_section(results)}{END}{after}"
+    new = f"{before}{BEGIN}\n{section}{END}{after}"
     write_atomic(readme, lambda file: file.write(new.encode()))
 
 

@@ -1,6 +1,7 @@
 """The trainings of a table or figure done one after the other, and what they gave written to results/."""
 
 import json
+import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def train_all(args: Namespace, trainings: list[Training]) -> None:
         train(training, folder, args.torchrun)
         write_results(args, trainings)
     name = args.results / f"{args.what}_{args.dataset}"
-    print(f"\nwritten: {name}.json and .md; into the README: python reproduce.py report")
+    report = shlex.join(["python", "reproduce.py", "report", "--results", str(args.results)])
+    print(f"\nwritten: {name}.json and .md; into the README: {report}")
 
 
 def train(training: Training, folder: Path, ranks: int) -> None:
@@ -101,11 +103,13 @@ def print_plan(args: Namespace, trainings: list[Training]) -> None:
         epochs, done = training.settings["epochs"], len(run.history or []) if run else 0
         hours = (epochs - done) * estimate.seconds_per_epoch(training) / 3600
         total += hours
-        state = f"epoch {done} of {epochs} is done in {run.folder}" if run else f"{epochs} epochs to do"
-        print(f"{training.name}: {state}, about {hours:.2f} h", flush=True)
-    print(
-        f"{len(trainings)} trainings, about {total:.2f} h to go: steps and tests, a few timed on this machine just now"
-    )
+        state = f"epoch {done} of {epochs} is done in {run.folder}" if run else f"epochs to do: {epochs}"
+        print(f"{training.name}: {state}, about {in_hours(hours)}", flush=True)
+    print(f"trainings: {len(trainings)}, about {in_hours(total)} to go, from a few steps and tests timed just now")
+
+
+def in_hours(hours: float) -> str:
+    return f"{hours:.2f} h" if hours > 0.1 else f"{3600 * hours:.0f} s"
 
 
 def measure_memory(args: Namespace, budget: dict[str, object]) -> None:

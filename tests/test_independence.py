@@ -129,7 +129,7 @@ def test_ranks_pause_at_the_same_step_and_one_process_goes_on_from_it(tmp_path, 
         err = process.communicate(timeout=100)[1]
     finally:
         process.kill()
-    assert "of epoch 1 are saved, continue with: python main.py --checkpoint" in err
+    assert re.search("of epoch 1 are saved, continue with: .*main.py --checkpoint .* torchrun", err)
     assert 0 < first <= load_checkpoint(run / "last.pt")["partial"]["done"]
     train(run, "--checkpoint", run / "last.pt")
     assert_equal(model(run), model(train(tmp_path / "whole", *flags)))

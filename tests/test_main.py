@@ -246,7 +246,7 @@ def test_a_stopped_training_says_how_to_go_on(run_main, tmp_path, stop, code):
     finally:
         process.kill()
     assert (process.returncode, len(lines)) == (code, 1)
-    go_on = shlex.split(lines[0].partition("python main.py ")[2])
+    go_on = shlex.split(lines[0].partition("continue with: ")[2])[2:]  # without python main.py
     epoch = load_checkpoint(tmp_path / "last.pt")["epoch"]
     code, out, _ = run_main(*go_on, "--epochs", epoch + 1)
     assert code == 0 and LAST_LINE.fullmatch(out[-1])

@@ -365,6 +365,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(call, tmp_path):
         (["figure5", "--embeddings", "one-hot"], "--embeddings"),
         (["record", tmp_path / "nothing"], "nothing"),
         (["report", "--epochs", "3"], "--epochs"),
+        (["report", "--results", tmp_path / "nothing"], "no results"),
         (["table1", *SMALL, "--train-size", "5000", "--seeds", "0"], "ended with code 2"),
     ]
     for flags, word in cases:
