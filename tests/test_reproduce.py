@@ -119,7 +119,7 @@ def test_a_run_that_main_made_is_found_by_its_settings_and_recorded(call, tmp_pa
     code, _, err = call("record", run, run)
     assert code == 2 and "same settings and seed" in err
     code, out, _ = call("table1", *SMALL, "--seeds", "7", "--lr", "0.002", "--dry-run")
-    assert code == 0 and "1 epochs to do" in out  # another learning rate is another run
+    assert code == 0 and "epochs to do: 1," in out  # another learning rate is another run
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps({**results, "per_run": [1.0]}))  # --evaluate --eval-runs 1
     code, _, err = call("record", run)
@@ -288,10 +288,10 @@ def test_notes_are_shown_beside_their_row(tmp_path):
 
 def test_report_is_idempotent_and_follows_the_figures(tmp_path):
     results, readme = tmp_path / "results", tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\n## Start\n")
+    old = f"# Title\n\n{BEGIN}\nold\n{END}\n\n## Start\n"
+    readme.write_text(old)
     report = ["report", "--results", str(results), "--readme", str(readme)]
-    assert main(report) == 0
-    assert readme.read_text() == f"# Title\n\n{BEGIN}\n{END}\n\n## Start\n"  # nothing was run
+    assert main(report) == 2 and readme.read_text() == old  # nothing was run
     put(results, [made_row()])
     assert main(report) == 0
     first = readme.read_text()
@@ -342,10 +342,9 @@ def test_a_run_of_an_earlier_version_is_known(tmp_path):
 
 
 def test_dry_run_trains_and_writes_nothing(call, tmp_path):
-    start = time.perf_counter()
     code, out, err = call("table1", *SMALL[:6], "--seeds", "0", "1", "--dry-run")
-    assert (code, err) == (0, "") and time.perf_counter() - start < 20
-    assert out.count("14 epochs to do, about") == 2 and "2 trainings, about" in out
+    assert (code, err) == (0, "")
+    assert out.count("epochs to do: 14, about") == 2 and "trainings: 2, about" in out
     assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
 
 
