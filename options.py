@@ -5,9 +5,10 @@ A flag that makes no sense beside the others is an error, never ignored.
 
 from argparse import Namespace
 
+from defaults import BATCH_SIZE, EPOCHS, ETA, PLATEAU_PATIENCE, RECIPES
 from errors import UserError
 from flag_types import Parser, show
-from flags import BATCH_SIZE, EPOCHS, ETA, PLATEAU_PATIENCE, RECIPES, make_parser
+from flags import make_parser
 from models.schedules import ALPHA_BAR_CLIP
 from parts import format_blocks
 

@@ -16,9 +16,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from data import DATASETS
+from defaults import METHODS
 from errors import UserError
 from flag_types import COUNT, POSITIVE, Parser
-from flags import METHODS, make_parser
+from flags import make_parser
 from options import METHOD_FLAGS, as_flag
 from reproduction.paper import IMAGES, SEEDS
 from reproduction.plan import EMBEDDINGS, OURS, plan

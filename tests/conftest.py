@@ -1,6 +1,8 @@
 """What the tests share: small models, a block that knows the answer, and main.py run in this process."""
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +65,18 @@ def images_of(y):
 def in_this_process(flags, ranks=1):
     """Stands in for launch.run_main: starting Python and torch anew takes longer than the trainings."""
     return main(flags)
+
+
+def start_main(run, *flags):
+    """main.py as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "main.py", *map(str, flags), "--checkpoint-dir", str(run)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import images_of
+from conftest import images_of, start_main
 from PIL import Image
 from test_data import make_folder
 
@@ -229,15 +229,7 @@ def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):
 @pytest.mark.parametrize("stop, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_says_how_to_go_on(run_main, tmp_path, stop, code):
     flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "1", "--epochs", "500"]
-    command = [sys.executable, "main.py", *flags, "--checkpoint-dir", tmp_path]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    process = start_main(tmp_path, *flags)
     try:
         while not process.stdout.readline().startswith("epoch"):
             assert process.poll() is None

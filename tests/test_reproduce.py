@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 from conftest import ROOT, in_this_process
 
+from defaults import METHODS
 from epochs import Training
-from flags import METHODS
 from launch import run_main
 from main import main as train_main
 from readout import mean_and_error

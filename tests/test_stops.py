@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import soak
 import torch
+from conftest import start_main
 from faults import check_failing_saves
 from test_train import assert_equal, make_trainer
 
@@ -188,18 +189,6 @@ def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_i
         assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
 
 
-def start(run, *flags):
-    command = [sys.executable, "main.py", *SMALL, *map(str, flags), "--checkpoint-dir", str(run)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
-
-
 def wait_for(path, process):
     for _ in range(3000):
         if path.exists():
@@ -211,7 +200,7 @@ def wait_for(path, process):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGUSR1, 143), (signal.SIGINT, 130)])
 def test_a_stop_within_an_epoch_saves_and_names_the_command_to_go_on(tmp_path, number, code):
-    process = start(tmp_path, "--epochs", 500, "--save-every-minutes", 1e-9)
+    process = start_main(tmp_path, *SMALL, "--epochs", 500, "--save-every-minutes", 1e-9)
     try:
         wait_for(tmp_path / "last.pt", process)
         process.send_signal(number)
