@@ -94,26 +94,28 @@ def save_run(run: Path, content: dict, save_every: int = 0) -> None:
     """The files of an epoch from Trainer.state_dict(). last.pt comes last: a run that was cut off before it does this
     epoch again and writes all of them anew.
     """
-    epoch, best_file = content["epoch"], run / "best_model.pt"
-    if is_whole(content) and (content["best"]["epoch"] == epoch or not best_file.exists()):
-        save_checkpoint(best_file, _best_model(content))
+    epoch = content["epoch"]
+    if content["best"]["epoch"] == epoch:
+        save_best(run, content)
     if save_every and epoch % save_every == 0:
         save_checkpoint(run / f"checkpoint_epoch_{epoch}.pt", content)
     write_json(run / "logs" / "training_history.json", content["history"])
     save_last(run, content)
 
 
-def _best_model(content: dict) -> dict:
-    """What best_model.pt holds, from a state of the best epoch or a later one."""
+def save_best(run: Path, content: dict) -> None:
+    """best_model.pt from a state of the best epoch or a later one; none of a part, and none before the first epoch.
+
+    Without a validation part the last full epoch is the best one, whose weights a state within the next epoch lacks.
+    """
     best, rows = content["best"], content["history"]
+    model = best["model"] or (None if content.get("partial") else content["model"])
+    if model is None or not rows or not is_whole(content):
+        return
     known = {name: content[name] for name in MODEL_KEYS}
     seconds = sum(row["seconds"] for row in rows[: best["epoch"]])
-    return known | {
-        "epoch": best["epoch"],
-        "val_accuracy": best["accuracy"],
-        "train_seconds": seconds,
-        "model": best["model"] or content["model"],
-    }
+    own = {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": seconds, "model": model}
+    save_checkpoint(run / "best_model.pt", known | own)
 
 
 def load_last(path: str | Path) -> tuple[dict, str | None]:

@@ -245,7 +245,7 @@ class Heartbeat(threading.Thread):
         """Hear of a call to pause, tell the first step at which this rank can, and learn that at which all can."""
         if not self.called and self.store.add("calls", 0) > self.calls:
             with self.lock:
-                self.calls, self.called, self.meet_at = self.calls + 1, True, None
+                self.calls, self.meet_at, self.called = self.calls + 1, None, True
                 self.store.set(f"pause/{self.calls}/{self.rank}", str(self.steps + 1))
         if self.called and self.meet_at is None:
             names = [f"pause/{self.calls}/{rank}" for rank in (self.rank, *self.others)]
@@ -258,11 +258,13 @@ class Heartbeat(threading.Thread):
             self.steps += 1
             if wish and not self.called and self.store.add("calls", 0) == self.calls:
                 self.store.add("calls", 1)
-        while self.called and self.meet_at is None:
+            if not self.called:
+                return False
+        while self.meet_at is None:
             if self.silent(4 * BEAT_SECONDS):
                 raise RuntimeError("a rank that is dead cannot pause")
             time.sleep(BEAT_SECONDS / 20)
-        if not self.called or self.steps < self.meet_at:
+        if self.steps < self.meet_at:
             return False
         self.called = False
         return True

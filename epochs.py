@@ -123,6 +123,8 @@ class Training:
                 if after_epoch:
                     after_epoch(row)
                 self.pause_if_asked()
+            if code := self.ranks.largest(self.stops.code):  # ranks may have had no step left to pause at
+                raise Stopped(code)
         if self.best["model"] is not None:
             self.model.load_state_dict(self.best["model"])
 
@@ -142,7 +144,7 @@ class Training:
         order.set_state(running.order)
         batches = epoch_batches(len(self.data.train), self.args.batch_size, order)
         batches = [indices.to(device, non_blocking=True) for indices in batches]
-        steps = self.steps(order)
+        steps, done_before = self.steps(order), running.done
         done, total = (sum(len(set(p) & set(parts)) for _, p in some) for some in (steps[: running.done], steps))
         title, hidden = f"epoch {self.epoch}/{self.args.epochs}", self.ranks.hides_bars
         start = time.perf_counter() - running.seconds
@@ -153,8 +155,11 @@ class Training:
                 running.done += 1
                 running.seconds = time.perf_counter() - start
                 self.pause_if_asked()
+                start = time.perf_counter() - running.seconds  # a pause is no training
         self._check_losses(running.losses)
         self._check_weights()
+        if steps[done_before:]:
+            running.seconds = time.perf_counter() - start  # now that the device has done it all
         speed = {"seconds": running.seconds, "images_per_second": len(self.data.train) / running.seconds}
         losses = summarise_losses(running.losses, parts, terms)
         rate = {"learning_rate": running.learning_rate}
@@ -165,9 +170,10 @@ class Training:
         minutes = self.args.save_every_minutes
         due = bool(minutes) and self.ranks.first and time.monotonic() - self.saved_at > 60 * minutes
         if self.ranks.all_pause(due or self.stops.code > 0):
-            self.stops.code = self.ranks.largest(self.stops.code)
+            code = self.ranks.largest(self.stops.code)
             self.save_here()
-            self.stops.stop_here()
+            if code:
+                raise Stopped(code)
 
     def save_here(self) -> None:
         """last.pt in the middle of an epoch, or after one, where it is there already."""
@@ -314,6 +320,8 @@ class Training:
             self.running = RunningEpoch(**state["partial"])
             if self.running.losses.shape != (self.rows, self.num_batches, len(self.model.loss_terms)):
                 raise ValueError("its part of an epoch is of another number of images")
+            if self.running.done > len(self.steps(torch.Generator())):
+                raise ValueError("its part of an epoch has more steps than the epoch")
             self.running.losses = self.running.losses.to(self.streams.device)
         self.W_embed_start = state["W_embed_start"]
         self.load_optimizers(state)

@@ -18,12 +18,15 @@ def run_main(flags: list[str], ranks: int = 1) -> int:
     if ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         start, environment = [sys.executable, *torchrun, str(MAIN)], {**os.environ, "OMP_NUM_THREADS": "1"}
-    # in a session of its own: a Ctrl-C of the terminal reaches it once, from here
-    with subprocess.Popen([*start, *flags], env=environment, start_new_session=True) as process:
-        try:
-            return process.wait()
-        except Stopped as stop:
+    process = None
+    try:
+        # in a session of its own: a Ctrl-C of the terminal reaches it once, from here
+        process = subprocess.Popen([*start, *flags], env=environment, start_new_session=True)
+        return process.wait()
+    except Stopped as stop:
+        if process:
             process.terminate()
+            process.wait()
             stop.note = "the whole goes on from there with the command that was given here"
             raise
 

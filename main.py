@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from build import model_from_checkpoint, new_model
-from checkpoint import LAST, load_checkpoint, load_last, save_run, write_json
+from checkpoint import LAST, load_checkpoint, load_last, save_best, save_run, write_json
 from compare import compare
 from data import DataInfo, Split, load_raw, require_same, training_data
 from devices import compile_blocks, pick_device
@@ -212,8 +212,12 @@ def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> 
     args, data, run, ranks = trainer.args, trainer.data, trainer.run, trainer.ranks
     if not ranks.first:
         return
-    if checkpoint is None:
+    if checkpoint is None or Path(args.checkpoint).resolve().parent != run.resolve():
         make_room(run)
+    if checkpoint:
+        save_best(run, checkpoint)
+    if trainer.epoch < args.epochs:
+        (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
     sizes = {"training": len(data.train), "validation": len(data.validation)}
     print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
     if trainer.running:

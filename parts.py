@@ -86,7 +86,7 @@ def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -
     holder = {t: part for part in parts for t in blocks_in(part)}
     model = _join_models(holder, first, [part["model"] for part in parts], parts)
     best = dict(first["best"])
-    if best["epoch"] == first["epoch"]:
+    if best["epoch"] == first["epoch"] and not first.get("partial"):
         best["model"] = model  # one copy in the file
     elif best["model"] is not None:
         best["model"] = _join_models(holder, first, [part["best"]["model"] for part in parts], parts)

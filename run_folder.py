@@ -4,7 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,8 @@ except ImportError:  # not on Windows, where two runs in one folder are not told
     fcntl = None
 
 LOCK = ".lock"
+UNFINISHED = [f".{name}.tmp" for name in (*RUN_FILES, "checkpoint_epoch_*.pt")]  # see checkpoint.write_atomic
+UNFINISHED += ["logs/.training_history.json.tmp", "logs/.examples.npz.tmp", "plots/.*.png.tmp"]
 
 
 @contextmanager
@@ -37,9 +39,10 @@ def open_run_folder(folder: Path) -> Iterator[None]:
         ) from error
     with lock:
         _take(lock, folder)
-        for place in (folder, *(folder / name for name in FOLDERS)):
-            for unfinished in place.glob(".*.tmp"):
-                unfinished.unlink()
+        for pattern in UNFINISHED:
+            for path in folder.glob(pattern):
+                with suppress(OSError):
+                    path.unlink()
         yield
 
 
@@ -71,9 +74,11 @@ def set_aside_earlier_run(folder: Path) -> Path | None:
     number = 1
     while (aside := folder / f"previous-{number}").exists():
         number += 1
-    aside.mkdir()
+    part = folder / f".previous-{number}.part"  # of a process that was killed at this, maybe
+    part.mkdir(exist_ok=True)
     for path in sorted(folder.iterdir()):
         ours = path.name in (*RUN_FILES, *FOLDERS) or path.match("checkpoint_epoch_*.pt")
         if ours:
-            path.rename(aside / path.name)
+            path.rename(part / path.name)
+    part.rename(aside)
     return aside

@@ -1,15 +1,17 @@
-"""Signals that stop a run: Ctrl-C, SIGTERM (schedulers that preempt) and SIGUSR1 (schedulers that warn).
+"""Signals that stop a run: Ctrl-C, SIGTERM (schedulers that preempt), SIGUSR1 (that warn), SIGHUP (a closed session).
 
 The first one asks; a training saves at its next step before it ends. A second one ends the process at once.
 """
 
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGUSR1"):  # not on Windows
-    EXIT_CODES[signal.SIGUSR1] = 143
+    EXIT_CODES |= {signal.SIGUSR1: 143, signal.SIGHUP: 129}
+ECHO_SECONDS = 1.0  # a scheduler and torchrun may both pass on the same signal
 
 
 class Stopped(BaseException):
@@ -37,9 +39,12 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _arrive(self, number: int, _frame) -> None:
+        now = time.monotonic()
         if self.code:
+            if number == self._number and now - self._arrived < ECHO_SECONDS:
+                return
             os._exit(EXIT_CODES[number])
-        self.code = EXIT_CODES[number]
+        self.code, self._number, self._arrived = EXIT_CODES[number], number, now
         if not self._held:
             raise Stopped(self.code)
 

@@ -9,6 +9,7 @@ import re
 from argparse import Namespace
 from dataclasses import fields
 
+import torch
 from torch import Tensor
 
 from build import expected_state
@@ -113,7 +114,9 @@ def _check_progress(content: dict, expected: dict[str, Tensor], optimizers: int)
     if partial is not None:
         numbers = _whole(partial["done"]) and all(_number(partial[name]) for name in ("seconds", "learning_rate"))
         require(numbers, "its part of an epoch is odd")
-        require(partial["losses"].isfinite().all(), "its losses are not finite")
+        losses = partial["losses"]
+        require(losses.dtype == torch.float32 and losses.isfinite().all(), "its losses are no finite numbers")
+        torch.Generator().set_state(partial["order"])
 
 
 def check_history(rows: list[dict]) -> None:
@@ -123,7 +126,8 @@ def check_history(rows: list[dict]) -> None:
     losses = {name for name in rows[0] if name.startswith("loss")} if rows else set()
     for i, row in enumerate(rows, 1):
         require(row["epoch"] == i, "the epochs of its history do not count from 1")
-        require(_number(row["learning_rate"]) and row["images_per_second"] > 0, f"row {i} of its history is odd")
+        measured = _number(row["learning_rate"]) and _number(row["seconds"])
+        require(measured and row["images_per_second"] > 0, f"row {i} of its history is odd")
         require(all(_accuracy(row[name]) for name in ("train_accuracy", "val_accuracy")), f"row {i} has no accuracy")
         require(losses <= row.keys(), f"row {i} of its history lacks a loss")
         for name, value in row.items():

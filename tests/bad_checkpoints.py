@@ -189,6 +189,11 @@ def last(change: Callable[[dict], object]):
     return lambda box: resume(box.changed(change, last=True))
 
 
+def part_of_an_epoch(**values) -> dict:
+    order = torch.Generator().get_state()
+    return {"order": order, "losses": torch.zeros(1, 1, 3), "learning_rate": 0.1, "done": 1, "seconds": 1.0, **values}
+
+
 def optimizer(change: Callable[[dict], object]):
     return last(lambda c: change(c["optimizers"][0]["optimizer"]))
 
@@ -263,6 +268,11 @@ CONTENTS = {
     ),
     "random states of another device": Case(last(lambda c: c["streams"].update(device="tpu")), "--device tpu"),
     "part of an epoch that is a word": Case(last(lambda c: c.update(partial="half")), "damaged"),
+    "part of an epoch in a wrong order": Case(
+        last(lambda c: c.update(partial=part_of_an_epoch(order="abc"))), "damaged"
+    ),
+    "part of an epoch of other images": Case(last(lambda c: c.update(partial=part_of_an_epoch())), "number of images"),
+    "history without seconds": Case(last(lambda c: c["history"][0].pop("seconds")), "seconds"),
     "embeddings of a stranger": Case(
         lambda b: b.train("--embedding-from", b.changed(lambda c: c["model"].update(W_embed=torch.eye(3)))), "W_embed"
     ),

@@ -66,6 +66,7 @@ def finish_with_stops(run, flags, steps):
         ["--embedding-type", "one-hot", "--block-order", "sequential"],
         ["--block-order", "random", "--augment", "--warmup-epochs", 1, "--lr-schedule", "cosine"],
         ["--val-fraction", 0, "--clip-grad-norm", 1],
+        ["--lr", 1e-12],  # no better epoch than the first
         ["--method", "ct"],
         ["--method", "fm"],
         ["--method", "backprop", "--lr-schedule", "plateau", "--early-stopping-patience", 1],
@@ -81,6 +82,7 @@ def test_a_run_stopped_again_and_again_within_its_epochs_equals_the_uninterrupte
     for name in ("last.pt", "best_model.pt"):
         one, many = (load_checkpoint(tmp_path / run / name) for run in ("whole", "parts"))
         assert_equal(one["model"], many["model"])
+        assert soak.differences(one, many) == []
         assert one["epoch"] == many["epoch"] and one["val_accuracy"] == many["val_accuracy"]
     histories = [json.loads((tmp_path / run / "logs/training_history.json").read_text()) for run in ("whole", "parts")]
     assert unmeasured(histories[0]) == unmeasured(histories[1])
@@ -176,10 +178,11 @@ def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_i
     code += "from run_folder import open_run_folder\n"
     code += "with open_run_folder(Path(sys.argv[2])): print('in', flush=True); time.sleep(60)"
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / ".file.tmp").write_text("of one that died")
+    (tmp_path / "logs" / ".examples.npz.tmp").write_text("of one that died")
+    (tmp_path / ".mine.tmp").write_text("not ours")
     process = subprocess.Popen([sys.executable, "-c", code, ROOT, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
-        assert process.stdout.readline() == "in\n" and not list(tmp_path.rglob("*.tmp"))
+        assert process.stdout.readline() == "in\n" and [path.name for path in tmp_path.rglob("*.tmp")] == [".mine.tmp"]
         with pytest.raises(UserError, match=f"process {process.pid} on .*--checkpoint-dir"), open_run_folder(tmp_path):
             pass
     finally:
@@ -209,7 +212,8 @@ def test_a_stop_within_an_epoch_saves_and_names_the_command_to_go_on(tmp_path, n
         process.kill()
     assert process.returncode == code and len(err) == 1
     assert "continue with: " in err[0] and err[0].endswith(f"main.py --checkpoint {tmp_path / 'last.pt'}")
-    assert load_checkpoint(tmp_path / "last.pt")["partial"] or "epoch" in err[0]
+    partial = load_checkpoint(tmp_path / "last.pt")["partial"]
+    assert (f"{partial['done']} steps of epoch" if partial else "is saved") in err[0]
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
