@@ -125,7 +125,8 @@ class Box:
     def compared(self, name: str, content: str) -> list:
         """A call of --compare in a folder where dt is done."""
         shutil.copytree(self.run / "logs", self.folder / "compare" / "dt" / "logs")
-        shutil.copy(self.run / "results.json", self.folder / "compare" / "dt")
+        for file in ("config.json", "results.json"):
+            shutil.copy(self.run / file, self.folder / "compare" / "dt")
         self.file(f"compare/{name}", content)
         return ["--compare", "dt", "--checkpoint-dir", self.folder / "compare"]
 
