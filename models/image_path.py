@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.dropout import relu_dropout
 
@@ -37,8 +38,14 @@ class ImagePath(nn.Module):
         h = self._relu_dropout(self.pool(self.conv1(x)), generator)
         h = self._relu_dropout(self.conv2(h), generator)
         h = self._relu_dropout(self.pool(self.conv3(h)), generator)
-        h = h.permute(0, 2, 3, 1).flatten(1)  # (B, H/4 * W/4 * 128): free of copies in channels_last
-        return self.norm(self.fc(h))
+        return self.norm(self._fully_connected(h))
+
+    def _fully_connected(self, h: Tensor) -> Tensor:
+        """fc of h (B, 128, H/4, W/4) -> (B, 256); on a CPU as one convolution, which is faster."""
+        if h.device.type == "cpu":
+            weight = self.fc.weight.unflatten(1, (*h.shape[2:], h.shape[1]))  # (256, H/4, W/4, 128)
+            return F.conv2d(h, weight.permute(0, 3, 1, 2), self.fc.bias).flatten(1)  # (B, 256, 1, 1) -> (B, 256)
+        return self.fc(h.permute(0, 2, 3, 1).flatten(1))  # (B, H/4 * W/4 * 128): free of copies in channels_last
 
     def _relu_dropout(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         return relu_dropout(h, self.drop, generator) if self.training and self.drop > 0 else h.relu()
