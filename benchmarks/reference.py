@@ -6,6 +6,7 @@ The mathematics of a block's step is that of the program (eq. 8).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -101,6 +102,8 @@ class PlainNoProp:
     @torch.no_grad()
     def predict(self, x: Tensor, runs: int) -> Tensor:
         """p(y | z_T) of every run (R, B, m); nothing is shared between runs."""
+        for block in self.blocks:
+            block.eval()
         results = []
         for _ in range(runs):
             z = torch.randn(len(x), self.W_embed.shape[1])
@@ -111,6 +114,8 @@ class PlainNoProp:
                 z = (high.sqrt() * (1 - alpha) * u_hat + alpha.sqrt() * (1 - high) * z) / (1 - low)
                 z = z + math.sqrt((1 - high) * (1 - alpha) / (1 - low)) * torch.randn_like(z)
             results.append(self.theta_out(z).softmax(dim=1))
+        for block in self.blocks:
+            block.train()
         return torch.stack(results)
 
 
@@ -132,3 +137,25 @@ def plain_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, worker
     return DataLoader(
         PlainImages(images, labels), batch_size, shuffle=True, num_workers=workers, persistent_workers=True
     )
+
+
+def plain_cases(
+    alpha_bar: list[float], images: np.ndarray, labels: np.ndarray, batch_size: int, classes: int
+) -> dict[str, Callable[[], object]]:
+    """What is timed: a step of block 1, an epoch, the data alone, and inference with 1 and with 5 runs."""
+    torch.manual_seed(0)
+    plain, loader = PlainNoProp(torch.tensor(alpha_bar), classes), plain_loader(images, labels, batch_size)
+    all_x, all_y = (torch.stack(part) for part in zip(*((x, torch.tensor(y)) for x, y in loader.dataset), strict=True))
+    x, y = all_x[:batch_size], all_y[:batch_size]
+
+    def data() -> None:
+        for _ in loader:
+            pass
+
+    return {
+        "step": lambda: plain.step(1, x, y),
+        "epoch": lambda: plain.epoch(loader),
+        "data": data,
+        "predict 1": lambda: plain.predict(all_x, 1),
+        "predict 5": lambda: plain.predict(all_x, 5),
+    }

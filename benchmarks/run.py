@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measure import convolution, count_flops, in_turn, matrix_product  # noqa: E402
 from benchmarks.memory import memory_of_training  # noqa: E402
-from benchmarks.reference import PlainNoProp, plain_loader  # noqa: E402
+from benchmarks.peer import Peer  # noqa: E402
+from benchmarks.reference import plain_cases  # noqa: E402
 from benchmarks.setup import BATCH, CLASSES, make_trainer, train_epoch  # noqa: E402
 from data import epoch_batches  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
@@ -65,9 +66,11 @@ def one_hot_trainer(device: str, num_images: int, num_blocks: int = T, order: st
     return make_trainer(num_images, *flags, device=device)
 
 
-def plain_peer(trainer: Trainer) -> PlainNoProp:
-    torch.manual_seed(0)
-    return PlainNoProp(trainer.model.alpha_bar.cpu(), CLASSES)
+def plain_peer(trainer: Trainer) -> Peer:
+    """The plain reference on the trainer's images, with its noise schedule."""
+    images = trainer.data.train
+    arrays = images.images.cpu().numpy(), images.labels.cpu().numpy()
+    return Peer(plain_cases, trainer.model.alpha_bar.tolist(), *arrays, BATCH, CLASSES)
 
 
 def block_steps(trainer: Trainer):
@@ -85,11 +88,11 @@ def block_steps(trainer: Trainer):
 
 def training_step(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, BATCH, 2)
-    step, plain = block_steps(trainer), plain_peer(trainer)
-    x, y = (part.cpu().contiguous() for part in trainer.batch(torch.arange(BATCH, device=device), 0))
+    step = block_steps(trainer)
     large = {"product": matrix_product(device=device), "convolution": convolution(device=device)}
-    cases = {"program": step, "plain": lambda: plain.step(1, x, y), **{name: case for name, (case, _) in large.items()}}
-    seconds = in_turn(cases, rounds=5 if quick else 20, calls=3)
+    with plain_peer(trainer) as plain:
+        cases = {"program": step, "plain": plain["step"], **{name: case for name, (case, _) in large.items()}}
+        seconds = in_turn(cases, rounds=5 if quick else 20, calls=3)
     flops = count_flops(step)
     total, rates = sum(flops.values()), {name: count / seconds[name] for name, (_, count) in large.items()}
     limit, by_kind = total / rates["product"], sum(flops[name] / rates[name] for name in flops)
@@ -110,10 +113,9 @@ def training_step(device: str, quick: bool) -> dict:
 
 def epoch(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
-    plain, images = plain_peer(trainer), trainer.data.train
-    loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
-    cases = {"program": lambda: train_epoch(trainer), "plain": lambda: plain.epoch(loader)}
-    seconds = in_turn(cases, rounds=3)
+    images = trainer.data.train
+    with plain_peer(trainer) as plain:
+        seconds = in_turn({"program": lambda: train_epoch(trainer), "plain": plain["epoch"]}, rounds=3)
     ratio = seconds["plain"] / seconds["program"]
     print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
     print(f"| program, interleaved | {seconds['program']:.2f} |\n| plain reference | {seconds['plain']:.2f} |")
@@ -124,17 +126,13 @@ def epoch(device: str, quick: bool) -> dict:
 def data_pipeline(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 2000 if quick else 10000, 1)
     images = trainer.data.train
-    loader = plain_loader(images.images.cpu().numpy(), images.labels.cpu().numpy(), BATCH)
 
     def program() -> None:
         for i, indices in enumerate(epoch_batches(len(images), BATCH, trainer.streams.get("order", device="cpu"))):
             trainer.batch(indices.to(device), i)
 
-    def plain() -> None:
-        for _ in loader:
-            pass
-
-    seconds = in_turn({"program": program, "plain": plain}, rounds=2 if quick else 5)
+    with plain_peer(trainer) as plain:
+        seconds = in_turn({"program": program, "plain": plain["data"]}, rounds=2 if quick else 5)
     rates = {name: len(images) / value for name, value in seconds.items()}
     print("\n| data pipeline alone | images/s |\n| --- | --- |")
     print(f"| program | {rates['program']:,.0f} |\n| DataLoader with 2 workers | {rates['plain']:,.0f} |")
@@ -144,18 +142,15 @@ def data_pipeline(device: str, quick: bool) -> dict:
 def inference(device: str, quick: bool) -> dict:
     count = 100 if quick else 500
     trainer = one_hot_trainer(device, count)
-    model, plain = trainer.model.eval(), plain_peer(trainer)
-    for block in plain.blocks:
-        block.eval()
-    x = trainer.data.info.normalise(trainer.data.train.images)
-    x_plain = x.cpu().contiguous()
+    model, x = trainer.model.eval(), trainer.data.info.normalise(trainer.data.train.images)
 
     def program(runs: int):
         return lambda: model.predict(x, [trainer.streams.get("inference", r) for r in range(runs)])
 
     cases = {f"{runs}": program(runs) for runs in (1, 5, 50)}
-    cases["plain 1"], cases["plain 5"] = (lambda r=r: plain.predict(x_plain, r) for r in (1, 5))
-    seconds = in_turn(cases, rounds=2 if quick else 5)
+    with plain_peer(trainer) as plain:
+        cases |= {f"plain {runs}": plain[f"predict {runs}"] for runs in (1, 5)}
+        seconds = in_turn(cases, rounds=2 if quick else 5)
     print(f"\n| inference, T = {T}, {count} images | s | images/s | times 1 run |\n| --- | --- | --- | --- |")
     for name, value in seconds.items():
         title = f"program, {name} runs" if name.isdigit() else f"features computed again, {name[6:]} runs"
