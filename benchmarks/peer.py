@@ -24,11 +24,7 @@ class Peer:
         end.close()
 
     def __getitem__(self, name: str) -> Callable[[], None]:
-        def call() -> None:
-            self.pipe.send(name)
-            self.pipe.recv()  # EOFError where the process has ended with an error
-
-        return call
+        return together([self], name)
 
     def __enter__(self) -> "Peer":
         return self
@@ -36,6 +32,18 @@ class Peer:
     def __exit__(self, *_) -> None:
         self.pipe.close()
         self.process.join()
+
+
+def together(peers: list[Peer], name: str) -> Callable[[], None]:
+    """A function that has all of them call theirs at the same time, and waits for all."""
+
+    def call() -> None:
+        for peer in peers:
+            peer.pipe.send(name)
+        for peer in peers:
+            peer.pipe.recv()  # EOFError where the process has ended with an error
+
+    return call
 
 
 def _serve(pipe: Connection, make: Callable[..., dict[str, Callable[[], object]]], args: tuple) -> None:

@@ -12,7 +12,9 @@ import json
 import math
 import os
 import platform
+import socket
 import sys
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measure import convolution, count_flops, in_turn, matrix_product  # noqa: E402
 from benchmarks.memory import memory_of_training  # noqa: E402
-from benchmarks.peer import Peer  # noqa: E402
+from benchmarks.peer import Peer, together  # noqa: E402
 from benchmarks.reference import plain_cases  # noqa: E402
-from benchmarks.setup import BATCH, CLASSES, make_trainer, train_epoch  # noqa: E402
+from benchmarks.setup import BATCH, CLASSES, make_trainer, rank_cases, train_epoch  # noqa: E402
 from data import epoch_batches  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
 from resources import reuse_freed_memory  # noqa: E402
@@ -61,9 +63,12 @@ def machine(device: str) -> dict:
     }
 
 
+def one_hot(num_blocks: int = T, order: str = "interleaved") -> list[str]:
+    return ["--embedding-type", "one-hot", "--num-blocks", str(num_blocks), "--block-order", order]
+
+
 def one_hot_trainer(device: str, num_images: int, num_blocks: int = T, order: str = "interleaved") -> Trainer:
-    flags = ["--embedding-type", "one-hot", "--num-blocks", str(num_blocks), "--block-order", order]
-    return make_trainer(num_images, *flags, device=device)
+    return make_trainer(num_images, *one_hot(num_blocks, order), device=device)
 
 
 def plain_peer(trainer: Trainer) -> Peer:
@@ -113,14 +118,27 @@ def training_step(device: str, quick: bool) -> dict:
 
 def epoch(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
-    images = trainer.data.train
-    with plain_peer(trainer) as plain:
-        seconds = in_turn({"program": lambda: train_epoch(trainer), "plain": plain["epoch"]}, rounds=3)
-    ratio = seconds["plain"] / seconds["program"]
-    print(f"\n| epoch of T = {T} blocks, {len(images)} images | s |\n| --- | --- |")
-    print(f"| program, interleaved | {seconds['program']:.2f} |\n| plain reference | {seconds['plain']:.2f} |")
-    print(f"{ratio:.2f} times as fast as the plain reference")
-    return {**seconds, "plain_to_program": ratio, "images": len(images)}
+    images = len(trainer.data.train)
+    with plain_peer(trainer) as plain, two_ranks(images) as ranks:
+        cases = {"program": lambda: train_epoch(trainer), "ranks": together(ranks, "epoch"), "plain": plain["epoch"]}
+        seconds = in_turn(cases, rounds=5)
+        together(ranks, "close")()
+    titles = {"program": "program, interleaved", "ranks": "program, blocks dealt out to two processes of one thread"}
+    print(f"\n| epoch of T = {T} blocks, {images} images | s | times as fast as the plain reference |")
+    print("| --- | --- | --- |")
+    for name, value in seconds.items():
+        print(f"| {titles.get(name, 'plain reference')} | {value:.2f} | {seconds['plain'] / value:.2f} |")
+    ratios = {f"plain_to_{name}": seconds["plain"] / seconds[name] for name in titles}
+    return {**seconds, **ratios, "images": images}
+
+
+@contextmanager
+def two_ranks(num_images: int):
+    """Two processes as `torchrun --nproc-per-node 2` would start them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ExitStack() as stack:
+        yield [stack.enter_context(Peer(rank_cases, rank, 2, port, num_images, *one_hot())) for rank in range(2)]
 
 
 def data_pipeline(device: str, quick: bool) -> dict:

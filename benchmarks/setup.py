@@ -1,6 +1,7 @@
 """The program's own trainer on random images, for both benchmarks and for reproduce.py."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from data import RawImages, training_data
 from distributed import ALONE, Ranks
 from epochs import Training
 from options import parse_flags, settle
+from resources import reuse_freed_memory
 from streams import Streams
 from train import Trainer, WholeTrainer
 
@@ -32,6 +34,23 @@ def make_trainer(
     model = new_model(args, data.info, data.train, streams, held).to(device)
     model.train()
     return (Trainer if blocks_alone else WholeTrainer)(model, data, args, streams, Path(os.devnull), ranks)
+
+
+def rank_cases(rank: int, size: int, port: int, num_images: int, *flags: str) -> dict[str, Callable[[], object]]:
+    """An epoch of the blocks of one rank of one thread, in a process of its own, as torchrun starts main.py."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    torch.set_num_threads(1)
+    reuse_freed_memory()
+    ranks = Ranks.from_environment()
+    ranks.connect()
+    trainer = make_trainer(num_images, *flags, ranks=ranks)
+
+    def epoch() -> None:
+        train_epoch(trainer)
+        ranks.wait()
+
+    return {"epoch": epoch, "close": ranks.close}
 
 
 def train_epoch(trainer: Training) -> None:

@@ -62,22 +62,35 @@ def write_readme(readme: Path, results: Path) -> None:
 
 
 def results_section(results: Path) -> str:
-    """Tables and pictures, each with the command that makes it; empty where there are no results."""
-    parts = []
-    for path, result, notes in read_results(results):
-        shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
-        more = (
-            f"Every run with command, date, machine and last line: [{path.stem}.md]({results.name}/{path.stem}.md).\n"
-        )
-        parts.append(f"### {heading(result)}\n\n{shown}{commands(result)}\n{more}")
+    """A table and a picture, with the commands that make them, and links to all else; empty where nothing was run."""
+    found = read_results(results)
+    tables = [each for each in found if not picture(each[1], "")]
+    shown = tables[:1] + [each for each in found if each not in tables][:1]
+    parts = [_section(results, *each) for each in shown]
+    rest = [each for each in found if each not in shown]
+    if rest:
+        links = [f"- {_link(results, path, heading(result))}\n" for path, result, _ in rest]
+        parts.append("### More results\n\n" + "".join(links))
     return "\n".join(["## Results\n", *parts]) if parts else ""
 
 
+def _section(results: Path, path: Path, result: dict, notes: dict) -> str:
+    shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
+    more = f"Every run with command, date, machine and last line: {_link(results, path, f'{path.stem}.md')}.\n"
+    return f"### {heading(result)}\n\n{shown}{commands(result)}\n{more}"
+
+
+def _link(results: Path, path: Path, text: str) -> str:
+    return f"[{text}]({results.name}/{path.stem}.md)"
+
+
 def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
-    """(path, content, notes) of every file of results, in the order of HEADINGS."""
+    """(path, content, notes) of every file of results, in the order of HEADINGS, data sets of the paper first."""
     notes = read_json(results / "notes.json") or {}
-    paths = [path for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"))]
-    return [(path, read_json(path), notes.get(path.stem, {})) for path in paths]
+    found = [(path, read_json(path)) for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"))]
+    order = list(HEADINGS)
+    found.sort(key=lambda each: (order.index(each[1]["what"]), each[1]["dataset"] not in IMAGES))
+    return [(path, result, notes.get(path.stem, {})) for path, result in found]
 
 
 def heading(result: dict) -> str:

@@ -303,6 +303,25 @@ def test_report_is_idempotent_and_follows_the_figures(tmp_path):
     assert main(report) == 2
 
 
+def test_the_readme_shows_one_table_and_one_figure_and_links_the_rest(tmp_path):
+    for what in ("table1", "table2", "figure2", "figure3"):
+        rows = [made_row()] if what != "table2" else []
+        put(tmp_path, rows, what=what)
+        put(tmp_path, rows, what=what, dataset="folder", paper_dataset="cifar10")
+    text = results_section(tmp_path)
+    assert text.count("| method |") == text.count("![") == 1
+    assert text.index("on mnist (Table 1") < text.index(f"]({tmp_path.name}/figure3_mnist.png)")
+    links = [line for line in text.splitlines() if line.startswith("- [")]
+    assert [link.rpartition("/")[2][:-4] for link in links] == [
+        "table1_folder",
+        "figure3_folder",
+        "table2_mnist",
+        "table2_folder",
+        "figure2_mnist",
+        "figure2_folder",
+    ]
+
+
 def test_the_readme_agrees_with_the_results(tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
     shutil.copy(ROOT / "README.md", readme)
