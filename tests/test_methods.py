@@ -10,8 +10,10 @@ from conftest import in_this_process
 from PIL import Image
 from test_main import LAST_LINE
 
+from benchmarks.setup import make_trainer
 from checkpoint import load_checkpoint
-from main import main
+from data import Split
+from main import load_test, main
 from run_files import read_run
 from visualize import inference_steps
 
@@ -75,6 +77,31 @@ def test_evaluate_repeats_the_result_and_predict_names_a_class(run, run_main, tm
     Image.new("L", (8, 8), 40).save(tmp_path / "x.png")
     code, out, err = run_main("--predict", tmp_path / "x.png", *model)
     assert (code, err) == (0, []) and out[0].split("\t")[1] in "0123456789"
+
+
+@pytest.mark.parametrize("method", FLAGS)
+def test_an_untrained_network_scores_chance(method):
+    trainer = make_trainer(10, "--method", method, *FLAGS[method], shape=(8, 8, 1))
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2000, 1, 8, 8, generator=generator), torch.arange(2000) % 10
+    answers = trainer.model.eval().predict(x, [generator], **trainer.evaluator.ways[0])[0].argmax(1)
+    assert (answers == y).float().mean().item() == pytest.approx(0.1, abs=0.04)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_wrong_test_labels_change_no_prediction(run, run_main, tmp_path, monkeypatch):
+    def shifted(args, info):
+        test = load_test(args, info)
+        return Split(test.images, (test.labels + 1) % 10)
+
+    counts = []
+    for name, load in (("right", load_test), ("wrong", shifted)):
+        monkeypatch.setattr("main.load_test", load)
+        folder = tmp_path / name
+        assert run_main("--evaluate", "--checkpoint", run / "best_model.pt", "--checkpoint-dir", folder)[0] == 0
+        counts.append(read_run(folder).examples["confusion"])  # (true, predicted), over all runs and images
+    right, wrong = counts
+    assert np.array_equal(np.roll(right, 1, axis=0), wrong) and np.trace(wrong) < 0.6 * np.trace(right)
 
 
 @pytest.mark.usefixtures("without_pictures")
