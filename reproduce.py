@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(argv: list[str]) -> None:
     args, budget = parse(argv)
-    args.command = shlex.join(["python", "reproduce.py", *argv])
+    args.command = command_line(argv)
     if args.what == "report":
         write_markdown(args.results)
         write_readme(args.readme, args.results)
@@ -71,6 +71,18 @@ def run_command(argv: list[str]) -> None:
         print_plan(args, plan(args.what, args, budget))
     else:
         train_all(args, plan(args.what, args, budget))
+
+
+def command_line(argv: list[str]) -> str:
+    """As it was typed, but for where things are: that is the reader's affair."""
+    words = iter([part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])])
+    kept = ["python", "reproduce.py"]
+    for word in words:
+        if word not in ("--runs", "--results", "--data-dir"):
+            kept.append(word)
+        elif next(words, None) and word == "--data-dir":
+            kept += [word, "DIR"]
+    return shlex.join(kept)
 
 
 def parse(argv: list[str]) -> tuple[Namespace, dict[str, object]]:

@@ -8,15 +8,16 @@ from run_files import RunFiles
 
 
 def accuracy_figure(result: dict) -> Figure:
-    """A line for each row and seed; where the budgets differ they stand in the legend.
+    """A line for each row and seed; what all budgets have in common stands in the title, the rest in the legend.
 
     Over seconds where methods are compared, over epochs where one of their settings is.
     """
     rows = result["rows"]
-    budgets = [in_lines(row, result) for row in rows]
-    same = len(set(budgets)) == 1
-    title = f"{heading(result)}\n{budgets[0]}" if same else heading(result)
-    names = [label(row) if same else f"{label(row)}, {text}" for row, text in zip(rows, budgets, strict=True)]
+    budgets = [budget(row, result).split(", ") for row in rows]
+    common = [part for part in budgets[0] if all(part in other for other in budgets)]
+    title = "\n".join([heading(result), *([in_lines(common, result)] if common else [])])
+    own = [[part for part in parts if part not in common] for parts in budgets]
+    names = [", ".join([label(row), *parts]) for row, parts in zip(rows, own, strict=True)]
     lines = [(name, [run["path"] for run in row["runs"]]) for name, row in zip(names, rows, strict=True)]
     return accuracy_over(lines, title, "sample", by="seconds" if result["what"] == "figure3" else "epoch")
 
@@ -24,12 +25,11 @@ def accuracy_figure(result: dict) -> Figure:
 def prototypes_figure(result: dict, row: dict, run: RunFiles) -> Figure:
     """Of one run of a row of the result."""
     figure = prototypes(run)
-    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(row, result)}")
+    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(budget(row, result).split(', '), result)}")
     return figure
 
 
-def in_lines(row: dict, result: dict) -> str:
-    """The budget of a row, at most three differences in a line."""
-    parts = budget(row, result).split(", ")
-    lines = [", ".join(parts[i : i + 3]) for i in range(0, len(parts), 3)]
+def in_lines(parts: list[str], result: dict) -> str:
+    """Parts of a budget, two in a line."""
+    lines = [", ".join(parts[i : i + 2]) for i in range(0, len(parts), 2)]
     return f"unlike the {usual(result)}: " + ",\n".join(lines)
