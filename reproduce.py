@@ -76,12 +76,11 @@ def run_command(argv: list[str]) -> None:
 def command_line(argv: list[str]) -> str:
     """As it was typed, but for where things are: that is the reader's affair."""
     words = iter([part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])])
-    kept = ["python", "reproduce.py"]
+    kept, shown = ["python", "reproduce.py"], {"--runs": [], "--results": [], "--data-dir": ["--data-dir", "DIR"]}
     for word in words:
-        if word not in ("--runs", "--results", "--data-dir"):
-            kept.append(word)
-        elif next(words, None) and word == "--data-dir":
-            kept += [word, "DIR"]
+        if word in shown:
+            next(words, None)
+        kept += shown.get(word, [word])
     return shlex.join(kept)
 
 

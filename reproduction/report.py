@@ -85,12 +85,15 @@ def _link(results: Path, path: Path, text: str) -> str:
 
 
 def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
-    """(path, content, notes) of every file of results, in the order of HEADINGS, data sets of the paper first."""
+    """(path, content, notes) of every file of results, in the order of HEADINGS, data sets of the paper first.
+
+    Figure 3 shows rows of Table 1, and their notes.
+    """
     notes = read_json(results / "notes.json") or {}
     found = [(path, read_json(path)) for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"))]
     order = list(HEADINGS)
     found.sort(key=lambda each: (order.index(each[1]["what"]), each[1]["dataset"] not in IMAGES))
-    return [(path, result, notes.get(path.stem, {})) for path, result in found]
+    return [(path, result, notes.get(path.stem.replace("figure3", "table1"), {})) for path, result in found]
 
 
 def heading(result: dict) -> str:
