@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from plot_training import accuracy_over, prototypes
-from reproduction.report import budget, heading, label, usual
+from reproduction.report import budget_parts, heading, label, usual
 from run_files import RunFiles
 
 
@@ -13,7 +13,7 @@ def accuracy_figure(result: dict) -> Figure:
     Over seconds where methods are compared, over epochs where one of their settings is.
     """
     rows = result["rows"]
-    budgets = [budget(row, result).split(", ") for row in rows]
+    budgets = [budget_parts(row, result) for row in rows]
     common = [part for part in budgets[0] if all(part in other for other in budgets)]
     title = "\n".join([heading(result), *([in_lines(common, result)] if common else [])])
     own = [[part for part in parts if part not in common] for parts in budgets]
@@ -25,7 +25,7 @@ def accuracy_figure(result: dict) -> Figure:
 def prototypes_figure(result: dict, row: dict, run: RunFiles) -> Figure:
     """Of one run of a row of the result."""
     figure = prototypes(run)
-    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(budget(row, result).split(', '), result)}")
+    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(budget_parts(row, result), result)}")
     return figure
 
 

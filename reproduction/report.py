@@ -90,10 +90,13 @@ def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
     Figure 3 shows rows of Table 1, and their notes.
     """
     notes = read_json(results / "notes.json") or {}
-    found = [(path, read_json(path)) for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"))]
-    order = list(HEADINGS)
-    found.sort(key=lambda each: (order.index(each[1]["what"]), each[1]["dataset"] not in IMAGES))
-    return [(path, result, notes.get(path.stem.replace("figure3", "table1"), {})) for path, result in found]
+    paths = [path for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"), key=_paper_first)]
+    return [(path, read_json(path), notes.get(path.stem.replace("figure3", "table1"), {})) for path in paths]
+
+
+def _paper_first(path: Path) -> tuple[bool, str]:
+    dataset = path.stem.partition("_")[2]
+    return dataset not in IMAGES, dataset
 
 
 def heading(result: dict) -> str:
@@ -166,11 +169,12 @@ def joined_accuracy(row: dict, readout: str) -> str:
 
 def budget(row: dict, result: dict) -> str:
     """Whatever differs from the paper's protocol, in words."""
+    return ", ".join(budget_parts(row, result))
+
+
+def budget_parts(row: dict, result: dict) -> list[str]:
     pairs = differing(row, result).items()
-    return (
-        ", ".join(f"{name} {in_words(ours)} instead of {in_words(theirs)}" for name, (ours, theirs) in pairs)
-        or "nothing"
-    )
+    return [f"{name} {in_words(ours)} instead of {in_words(theirs)}" for name, (ours, theirs) in pairs] or ["nothing"]
 
 
 def differing(row: dict, result: dict) -> dict[str, tuple]:
