@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def in_turn(cases: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
     """Median seconds of a call of each case; every round times all cases, one after the other (A B A B)."""
-    for _ in range(2):  # warm-up, twice: a DataLoader's workers, once forked, make the others' memory copy-on-write
+    for _ in range(2):  # warm-up, twice: a DataLoader's workers, once forked, make their parent's memory copy-on-write
         for case in cases.values():
             case()
     seconds: dict[str, list[float]] = {name: [] for name in cases}

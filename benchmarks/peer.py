@@ -1,7 +1,7 @@
-"""The plain reference in a process of its own, as whoever uses it runs it: with the settings of torch and glibc.
+"""What is timed beside the program, in processes of their own: the plain reference, and ranks as torchrun starts them.
 
-main.py has glibc keep freed memory (resources.reuse_freed_memory). That is for a whole process, so a reference in
-the program's process would be faster than it is by itself.
+main.py has glibc keep freed memory (resources.reuse_freed_memory), a setting of a whole process: a reference in the
+program's process would have it too, unlike one that is run by itself.
 """
 
 import multiprocessing
@@ -10,10 +10,10 @@ from multiprocessing.connection import Connection
 
 
 class Peer:
-    """Functions that another process holds; a context manager. peer["name"] is a function that has it call one.
+    """Another process with functions; peer["name"]() has it call one and waits. A context manager, which ends it.
 
     Args:
-        make, args: make(*args) -> name: function; both are pickled.
+        make, args: the process calls make(*args), which gives name -> function; both are pickled.
     """
 
     def __init__(self, make: Callable[..., dict[str, Callable[[], object]]], *args: object):
@@ -35,13 +35,13 @@ class Peer:
 
 
 def together(peers: list[Peer], name: str) -> Callable[[], None]:
-    """A function that has all of them call theirs at the same time, and waits for all."""
+    """A function that has all of them call theirs at the same time, and waits. OSError or EOFError if one has died."""
 
     def call() -> None:
         for peer in peers:
             peer.pipe.send(name)
         for peer in peers:
-            peer.pipe.recv()  # EOFError where the process has ended with an error
+            peer.pipe.recv()
 
     return call
 

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from resources import reuse_freed_memory
+
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 
@@ -140,9 +142,14 @@ def plain_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, worker
 
 
 def plain_cases(
-    alpha_bar: list[float], images: np.ndarray, labels: np.ndarray, batch_size: int, classes: int
+    alpha_bar: list[float], images: np.ndarray, labels: np.ndarray, batch_size: int, classes: int, keeps_memory: bool
 ) -> dict[str, Callable[[], object]]:
-    """What is timed: a step of block 1, an epoch, the data alone, and inference with 1 and with 5 runs."""
+    """What is timed, on the CPU: a step of block 1, an epoch, the data alone, inference with 1 and with 5 runs.
+
+    keeps_memory: with the program's setting of glibc, in a process that is the reference's alone.
+    """
+    if keeps_memory:
+        reuse_freed_memory()
     torch.manual_seed(0)
     plain, loader = PlainNoProp(torch.tensor(alpha_bar), classes), plain_loader(images, labels, batch_size)
     all_x, all_y = (torch.stack(part) for part in zip(*((x, torch.tensor(y)) for x, y in loader.dataset), strict=True))

@@ -2,7 +2,7 @@
 
 Every number is computed from results/*.json and paper.py; only the notes in results/notes.json are written by people:
 {"table1_mnist": {"dt one-hot": "why it differs from the paper"}}. Where a combination has rows of several budgets, a
-key may name the budget as the table does: "dt one-hot, epochs 20 instead of 100".
+key may name the budget as the table does: "dt one-hot, epochs 20 instead of 100". The key "all" is for all rows.
 """
 
 from pathlib import Path
@@ -43,7 +43,8 @@ MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "unlike the {}", "w
 def write_markdown(results: Path) -> None:
     """results/NAME.md of every results/NAME.json."""
     for path, result, notes in read_results(results):
-        text = f"# {heading(result)}\n\n{picture(result, '')}{explained_table(result, notes)}\n{commands(result)}\n"
+        text = f"# {heading(result)}\n\n{remark(notes)}{picture(result, '')}{explained_table(result, notes)}\n"
+        text += f"{commands(result)}\n"
         text += details(result)
         write_atomic(path.with_suffix(".md"), lambda file, text=text: file.write(text.encode()))
 
@@ -76,8 +77,15 @@ def results_section(results: Path) -> str:
 
 def _section(results: Path, path: Path, result: dict, notes: dict) -> str:
     shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
+    if result["what"] == "figure3":
+        shown += f"{FEW_STEPS}\n"
     more = f"Every run with command, date, machine and last line: {_link(results, path, f'{path.stem}.md')}.\n"
-    return f"### {heading(result)}\n\n{shown}{commands(result)}\n{more}"
+    return f"### {heading(result)}\n\n{remark(notes)}{shown}{commands(result)}\n{more}"
+
+
+def remark(notes: dict) -> str:
+    """What is to be said of all rows."""
+    return f"{notes['all']}\n\n" if "all" in notes else ""
 
 
 def _link(results: Path, path: Path, text: str) -> str:
