@@ -1,24 +1,23 @@
-"""The paper's tables and figures by reproduce.py: plan, stop and go on, what is written, the README's section."""
+"""The paper's tables and figures by reproduce.py: plan, stop and go on, what is written."""
 
 import json
 import os
-import shutil
 import signal
 import time
 from threading import Thread
 
 import pytest
-from conftest import ROOT, in_this_process
+from conftest import in_this_process
+from made_results import cells, made_row, put
 
 from defaults import METHODS
 from epochs import Training
 from launch import run_main
 from main import main as train_main
-from readout import mean_and_error
 from reproduce import PARTS, command_line, main
 from reproduction import paper
 from reproduction.plan import EMBEDDINGS, completed, decisive, flags_of, make_training, settings_of
-from reproduction.report import BEGIN, END, accuracy, results_section, write_readme
+from reproduction.report import results_section
 from stops import Stopped
 
 SMALL = ["--dataset", "digits", "--methods", "dt", "--embeddings", "one-hot", "--epochs", "1", "--num-blocks", "1"]
@@ -39,46 +38,6 @@ def call(tmp_path, monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return run
-
-
-def made_row(per_run=((99.0, 99.2), (99.4, 99.6)), differences=None, method="dt", embedding="one-hot"):
-    """A row of results/*.json as if it had been run."""
-    runs = [
-        {
-            "seed": seed,
-            "command": "python main.py",
-            "date": "2026-01-02T03:04:05+00:00",
-            "versions": dict.fromkeys(
-                ("cpu", "cores", "threads", "device", "python", "torch", "noprop", "commit"), "x"
-            ),
-            "ranks": 1,
-            "train_images": 60000,
-            "test_images": 10000,
-            "parameters": 5,
-            "epochs": 100,
-            "seconds": 9.0,
-            "per_run": list(values),
-            "vote": 99.7 + seed,
-            "mean": 99.8,
-            "last_line": "test accuracy: ...",
-            "path": {"epoch": [1], "seconds": [9.0], "test_accuracy": [99.0]},
-        }
-        for seed, values in enumerate(per_run)
-    ]
-    names = {"method": method, "embedding": embedding, "variant": None, "differences": differences or {}}
-    return {**names, "command": "python reproduce.py table1", "runs": runs}
-
-
-def put(folder, rows, what="table1", dataset="mnist", paper_dataset="mnist"):
-    folder.mkdir(exist_ok=True)
-    content = {"what": what, "dataset": dataset, "paper_dataset": paper_dataset, "rows": rows}
-    (folder / f"{what}_{dataset}.json").write_text(json.dumps(content))
-
-
-def cells(text, *first):
-    """The cells of the table's row that begins so."""
-    row = next(line for line in text.splitlines() if line.startswith("| " + " | ".join(first) + " |"))
-    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def test_what_is_done_is_skipped_and_seeds_are_joined(call, tmp_path):
@@ -194,32 +153,6 @@ def test_torchrun_starts_ranks_of_one_thread(monkeypatch):
     assert command[command.index("--nproc-per-node") + 1] == "2" and command[-2:] == ["--dataset", "digits"]
 
 
-def test_mean_and_standard_error_are_over_seeds_and_runs(tmp_path):
-    row = made_row()
-    mean, error, count = accuracy(row)
-    assert mean == pytest.approx(99.3) and count == 4
-    assert error == pytest.approx(((0.09 + 0.01 + 0.01 + 0.09) / 3 / 4) ** 0.5)
-    assert mean_and_error([3.0]) == (3.0, 0.0)
-    put(tmp_path, [row])
-    line = cells(results_section(tmp_path), "NoProp-DT", "one-hot")
-    assert line == ["NoProp-DT", "one-hot", "99.47", "99.30 +- 0.13 (4 runs)", "-0.17", "100.20 +- 0.50"] + [
-        "99.80 +- 0.00",
-        "seeds 2 instead of 3",
-    ]
-
-
-def test_what_the_paper_has_and_was_not_run_is_listed(tmp_path):
-    put(tmp_path, [made_row()])
-    text = results_section(tmp_path)
-    assert text.count("| not run |") == len(paper.COMBINATIONS) - 1
-    for (method, embedding), value in paper.TABLE1["mnist"].items():
-        if (method, embedding) != ("dt", "one-hot"):
-            title = {"backprop": "back-propagation", "adjoint": "neural ODE (adjoint)"}.get(
-                method, f"NoProp-{method.upper()}"
-            )
-            assert cells(text, title, embedding)[2:4] == [f"{value:.2f}", "not run"]
-
-
 def test_the_budget_stands_with_every_figure(call, tmp_path):
     flags = ["--dataset", "digits", "--epochs", "1", "--num-blocks", "1", "--train-size", "100", "--seeds", "0"]
     wanted = "epochs 1 instead of 14, num-blocks 1 instead of 10, train-size 100 instead of all, seeds 1 instead of 3"
@@ -267,74 +200,9 @@ def test_rows_of_other_budgets_stay_and_the_same_one_is_replaced(call, tmp_path)
     assert rows[0] == other and len(rows) == 2 and len(rows[1]["runs"][0]["per_run"]) == 5
 
 
-def test_images_of_the_paper_stand_in_the_budget_of_a_folder(tmp_path):
-    row = made_row(per_run=[(50.0, 51.0)] * 3)
-    put(tmp_path, [row], dataset="folder", paper_dataset="cifar10")
-    text = results_section(tmp_path)
-    assert "on folder (images of cifar10)" in text
-    assert "training images 60,000 instead of 50,000" in text and "test images" not in cells(
-        text, "NoProp-DT", "one-hot"
-    )
-    assert cells(text, "NoProp-DT", "one-hot")[2:5] == ["79.25", "50.50 +- 0.22 (6 runs)", "-28.75"]
-
-
-def test_notes_are_shown_beside_their_row(tmp_path):
-    put(tmp_path, [made_row(), made_row(differences={"epochs": [20, 100]})])
-    notes = {"dt one-hot": "few seeds", "dt one-hot, epochs 20 instead of 100, seeds 2 instead of 3": "few epochs"}
-    (tmp_path / "notes.json").write_text(json.dumps({"table1_mnist": notes}))
-    text = results_section(tmp_path)
-    assert text.count("| few seeds |") == text.count("| few epochs |") == 1
-
-
-def test_report_is_idempotent_and_follows_the_figures(tmp_path):
-    results, readme = tmp_path / "results", tmp_path / "README.md"
-    old = f"# Title\n\n{BEGIN}\nold\n{END}\n\n## Start\n"
-    readme.write_text(old)
-    report = ["report", "--results", str(results), "--readme", str(readme)]
-    assert main(report) == 2 and readme.read_text() == old  # nothing was run
-    put(results, [made_row()])
-    assert main(report) == 0
-    first = readme.read_text()
-    assert main(report) == 0 and readme.read_text() == first
-    assert first.startswith("# Title\n") and first.endswith("## Start\n") and "99.30 +- 0.13" in first
-    put(results, [made_row(per_run=((99.0, 99.2), (99.4, 99.5)))])
-    assert main(report) == 0 and "99.28 +- 0.11" in readme.read_text()
-    readme.write_text("no markers")
-    assert main(report) == 2
-
-
 def test_the_command_beside_a_result_names_no_place_of_this_machine():
     words = ["table1", "--runs", "/a", "--data-dir=/b c", "--results=/d", "--seeds", "0", "1", "--epochs=3"]
     assert command_line(words) == "python reproduce.py table1 --data-dir DIR --seeds 0 1 --epochs 3"
-
-
-def test_the_readme_shows_one_table_and_one_figure_and_links_the_rest(tmp_path):
-    for what in ("table1", "table2", "figure2", "figure3"):
-        rows = [made_row()] if what != "table2" else []
-        put(tmp_path, rows, what=what)
-        put(tmp_path, rows, what=what, dataset="folder", paper_dataset="cifar10")
-    text = results_section(tmp_path)
-    assert text.count("| method |") == text.count("![") == 1
-    assert text.index("on mnist (Table 1") < text.index(f"]({tmp_path.name}/figure3_mnist.png)")
-    links = [line for line in text.splitlines() if line.startswith("- [")]
-    assert [link.rpartition("/")[2][:-4] for link in links] == [
-        "table1_folder",
-        "figure3_folder",
-        "table2_mnist",
-        "table2_folder",
-        "figure2_mnist",
-        "figure2_folder",
-    ]
-
-
-def test_the_readme_agrees_with_the_results(tmp_path):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    shutil.copy(ROOT / "README.md", readme)
-    shutil.copytree(ROOT / "results", results)
-    assert main(["report", "--results", str(results), "--readme", str(readme)]) == 0
-    assert readme.read_text() == (ROOT / "README.md").read_text()
-    for path in results.glob("*.md"):
-        assert path.read_text() == (ROOT / "results" / path.name).read_text()
 
 
 def test_the_plan_is_the_papers_protocol():
@@ -396,12 +264,3 @@ def test_bad_input_gets_one_line_and_exit_code_2(call, tmp_path):
         assert code == 2 and word in err.splitlines()[-1], (flags, err)
         assert len([line for line in err.splitlines() if line.startswith("reproduce.py: error:")]) == 1
     assert set(PARTS) == {"table1", "table2", "figure2", "figure3", "figure4", "figure5"}
-
-
-def test_write_readme_changes_nothing_but_the_section(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"a\n{BEGIN}\n{END}\nb {END[:5]}\n")
-    put(tmp_path / "results", [made_row()])
-    write_readme(readme, tmp_path / "results")
-    before, _, rest = readme.read_text().partition(BEGIN)
-    assert before == "a\n" and rest.partition(END)[2] == f"\nb {END[:5]}\n"
