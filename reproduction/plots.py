@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from plot_training import accuracy_over, prototypes
-from reproduction.report import budget_parts, heading, label, usual
+from reproduction.report import budget_parts, heading, label, shared_parts, usual
 from run_files import RunFiles
 
 
@@ -13,10 +13,9 @@ def accuracy_figure(result: dict) -> Figure:
     Over seconds where methods are compared, over epochs where one of their settings is.
     """
     rows = result["rows"]
-    budgets = [budget_parts(row, result) for row in rows]
-    common = [part for part in budgets[0] if all(part in other for other in budgets)]
+    common = shared_parts(result)
     title = "\n".join([heading(result), *([in_lines(common, result)] if common else [])])
-    own = [[part for part in parts if part not in common] for parts in budgets]
+    own = [[part for part in budget_parts(row, result) if part not in common] for row in rows]
     names = [", ".join([label(row), *parts]) for row, parts in zip(rows, own, strict=True)]
     lines = [(name, [run["path"] for run in row["runs"]]) for name, row in zip(names, rows, strict=True)]
     return accuracy_over(lines, title, "sample", by="seconds" if result["what"] == "figure3" else "epoch")

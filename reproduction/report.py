@@ -35,15 +35,15 @@ has the memory of a process on a GPU: compare the ratios to back-propagation, no
 """
 FEW_STEPS = "In the figure ct, fm and adjoint take at most 50 steps of inference, in the table their own number.\n"
 EXPLAINED = {"table2": MEMORY, "figure3": ACCURACY + FEW_STEPS}
-COLUMNS = ["method", "embedding", "variant", "paper", "here", "difference", "vote", "mean", "unlike the {}", "why"]
+COLUMNS = ["method", "embedding", "variant", "epochs", "paper", "here", "difference", "vote", "mean", "note"]
 MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
-MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "unlike the {}", "why"]
+MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "note"]
 
 
 def write_markdown(results: Path) -> None:
     """results/NAME.md of every results/NAME.json."""
     for path, result, notes in read_results(results):
-        text = f"# {heading(result)}\n\n{remark(notes)}{picture(result, '')}{explained_table(result, notes)}\n"
+        text = f"# {heading(result)}\n\n{picture(result, '')}{explained_table(result, notes)}\n{remark(notes)}"
         text += f"{commands(result)}\n"
         text += details(result)
         write_atomic(path.with_suffix(".md"), lambda file, text=text: file.write(text.encode()))
@@ -80,7 +80,7 @@ def _section(results: Path, path: Path, result: dict, notes: dict) -> str:
     if result["what"] == "figure3":
         shown += f"{FEW_STEPS}\n"
     more = f"Every run with command, date, machine and last line: {_link(results, path, f'{path.stem}.md')}.\n"
-    return f"### {heading(result)}\n\n{remark(notes)}{shown}{commands(result)}\n{more}"
+    return f"### {heading(result)}\n\n{shown}{remark(notes)}{commands(result)}\n{more}"
 
 
 def remark(notes: dict) -> str:
@@ -119,17 +119,40 @@ def picture(result: dict, folder: str) -> str:
 
 
 def explained_table(result: dict, notes: dict) -> str:
-    """Without the columns that hold nothing."""
+    """Without the columns that hold nothing; below it what is unlike the paper, and why the figures differ."""
+    texts = explanations(result, notes)
+    numbers = {name: str(number) for number, name in enumerate(texts, 1)}
     memory = result["what"] == "table2"
-    rows = memory_rows(result, notes) if memory else accuracy_rows(result, notes)
-    names = [name.format(usual(result)) for name in (MEMORY_COLUMNS if memory else COLUMNS)]
+    rows = memory_rows(result, numbers) if memory else accuracy_rows(result, numbers)
+    names = MEMORY_COLUMNS if memory else COLUMNS
     filled = [i for i in range(len(names)) if any(cells[i] != "-" for cells in rows)]
     table = markdown_table([names[i] for i in filled], [[cells[i] for i in filled] for cells in rows])
-    return f"{EXPLAINED.get(result['what'], ACCURACY)}\n{table}"
+    common = shared_parts(result)
+    below = f"\nUnlike the {usual(result)}, in every row: {', '.join(common)}.\n" if common else ""
+    below += "\n" + "".join(f"{numbers[name]}. {text}\n" for name, text in texts.items()) if texts else ""
+    return f"{EXPLAINED.get(result['what'], ACCURACY)}\n{table}{below}"
+
+
+def explanations(result: dict, notes: dict) -> dict[str, str]:
+    """Of the rows that have one: full_name -> what is unlike the paper in this row only, and the note."""
+    common, texts = shared_parts(result), {}
+    for row in ordered(result):
+        own = ", ".join(part for part in budget_parts(row, result) if part not in common)
+        said = note(row, result, notes)
+        if own or said:
+            texts[full_name(row, result)] = f"{label(row)}{f' ({own})' * bool(own)}{f': {said}' * bool(said)}."
+    return texts
+
+
+def ordered(result: dict) -> list[dict]:
+    """The rows as the paper orders them."""
+    return sorted(result["rows"], key=lambda row: COMBINATIONS.index((row["method"], row["embedding"])))
 
 
 def commands(result: dict) -> str:
-    return "".join(f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"]))
+    return "Made by:\n\n" + "".join(
+        f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"])
+    )
 
 
 def usual(result: dict) -> str:
@@ -137,8 +160,8 @@ def usual(result: dict) -> str:
     return "paper" if result["paper_dataset"] else "defaults"
 
 
-def accuracy_rows(result: dict, notes: dict) -> list[list[str]]:
-    """Our rows; of Table 1 also what was not run."""
+def accuracy_rows(result: dict, numbers: dict[str, str]) -> list[list[str]]:
+    """Our rows, with the numbers of their notes; of Table 1 also what was not run."""
     paper = TABLE1.get(result["paper_dataset"], {}) if result["what"] in ("table1", "figure3") else {}
     rows = []
     for method, embedding in COMBINATIONS:
@@ -146,10 +169,10 @@ def accuracy_rows(result: dict, notes: dict) -> list[list[str]]:
         theirs = paper.get((method, embedding))
         known = "-" if theirs is None else f"{theirs:.2f}"
         for row in ours:
-            named = [TITLES[method], embedding, row["variant"] or "-", known]
-            rows.append([*named, *_accuracy_cells(row, theirs), budget(row, result), note(row, result, notes)])
+            named = [TITLES[method], embedding, row["variant"] or "-", str(row["runs"][0]["epochs"]), known]
+            rows.append([*named, *_accuracy_cells(row, theirs), numbers.get(full_name(row, result), "-")])
         if not ours and theirs and result["what"] == "table1":
-            rows.append([TITLES[method], embedding, "-", known, "not run", *["-"] * 5])
+            rows.append([TITLES[method], embedding, "-", "-", known, "not run", *["-"] * 4])
     return rows
 
 
@@ -175,14 +198,16 @@ def joined_accuracy(row: dict, readout: str) -> str:
     return f"{mean:.2f} +- {error:.2f}" if len(row["runs"]) > 1 else f"{mean:.2f}"
 
 
-def budget(row: dict, result: dict) -> str:
-    """Whatever differs from the paper's protocol, in words."""
-    return ", ".join(budget_parts(row, result))
-
-
 def budget_parts(row: dict, result: dict) -> list[str]:
+    """Whatever differs from the paper's protocol, in words."""
     pairs = differing(row, result).items()
-    return [f"{name} {in_words(ours)} instead of {in_words(theirs)}" for name, (ours, theirs) in pairs] or ["nothing"]
+    return [f"{name} {in_words(ours)} instead of {in_words(theirs)}" for name, (ours, theirs) in pairs]
+
+
+def shared_parts(result: dict) -> list[str]:
+    """Those of every row."""
+    first, *others = [budget_parts(row, result) for row in result["rows"]] or [[]]
+    return [part for part in first if all(part in parts for parts in others)]
 
 
 def differing(row: dict, result: dict) -> dict[str, tuple]:
@@ -209,22 +234,27 @@ def label(row: dict) -> str:
     return " ".join(filter(None, (row["method"], row["embedding"], row["variant"])))
 
 
+def full_name(row: dict, result: dict) -> str:
+    """Of a row among those of other budgets."""
+    return ", ".join([label(row), *budget_parts(row, result)])
+
+
 def note(row: dict, result: dict, notes: dict) -> str:
-    return notes.get(f"{label(row)}, {budget(row, result)}", notes.get(label(row), "-"))
+    return notes.get(full_name(row, result), notes.get(label(row), ""))
 
 
-def memory_rows(result: dict, notes: dict) -> list[list[str]]:
-    """Our rows, and the paper's that were not measured."""
+def memory_rows(result: dict, numbers: dict[str, str]) -> list[list[str]]:
+    """Our rows, with the numbers of their notes, and the paper's that were not measured."""
     paper = TABLE2.get(result["paper_dataset"], {})
     rows, done = [], {row["method"] for row in result["rows"]}
-    for row in result["rows"]:
+    for row in ordered(result):
         base = next((other["total"] for other in result["rows"] if _is_base(other, row)), None)
         sizes = [f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept")]
         ours = [f"{row['total'] / 1e6:,.0f}", f"{row['total'] / base:.2f}" if base else "-", *sizes]
-        text = [budget(row, result), note(row, result, notes)]
-        rows.append([TITLES[row["method"]], row["embedding"], *_paper_memory(paper, row["method"]), *ours, *text])
+        number = numbers.get(full_name(row, result), "-")
+        rows.append([TITLES[row["method"]], row["embedding"], *_paper_memory(paper, row["method"]), *ours, number])
     missing = [method for method in paper if method not in done]
-    return rows + [[TITLES[m], "-", *_paper_memory(paper, m), "not run", *["-"] * 6] for m in missing]
+    return rows + [[TITLES[m], "-", *_paper_memory(paper, m), "not run", *["-"] * 5] for m in missing]
 
 
 def _is_base(row: dict, other: dict) -> bool:
