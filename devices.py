@@ -25,8 +25,6 @@ def pick_device(args: Namespace, local_rank: int = 0) -> torch.device:
         raise UserError(
             f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; take --device cpu"
         )
-    if args.amp and device.type != "cuda":
-        raise UserError("--amp needs CUDA: on a CPU it would only slow the training down; leave it out")
     if args.offload_blocks and device.type != "cuda":
         raise UserError("--offload-blocks needs CUDA: on a CPU all blocks are in its memory anyway; leave it out")
     return device

@@ -92,17 +92,22 @@ def block_steps(trainer: Trainer):
 
 
 def training_step(device: str, quick: bool) -> dict:
-    trainer = one_hot_trainer(device, BATCH, 2)
+    trainer, autocast = one_hot_trainer(device, BATCH, 2), make_trainer(BATCH, *one_hot(2), "--amp", device=device)
     step = block_steps(trainer)
     large = {"product": matrix_product(device=device), "convolution": convolution(device=device)}
     with plain_peer(trainer) as plain, plain_peer(trainer, keeps_memory=True) as keeping:
-        cases = {"program": step, "plain": plain["step"], "plain_keeping": keeping["step"]}
+        cases = {
+            "program": step,
+            "amp": block_steps(autocast),
+            "plain": plain["step"],
+            "plain_keeping": keeping["step"],
+        }
         cases |= {name: case for name, (case, _) in large.items()}
         seconds = in_turn(cases, rounds=5 if quick else 20, calls=3)
     flops = count_flops(step)
     total, rates = sum(flops.values()), {name: count / seconds[name] for name, (_, count) in large.items()}
     limit, by_kind = total / rates["product"], sum(flops[name] / rates[name] for name in flops)
-    rows = {"program": seconds["program"], "plain reference": seconds["plain"]}
+    rows = {"program": seconds["program"], "program with --amp": seconds["amp"], "plain reference": seconds["plain"]}
     rows |= {"plain reference that keeps freed memory, as the program": seconds["plain_keeping"]}
     rows |= {"limit": limit, "limit by kind": by_kind}
     print("\n| training step of a block | ms | GFLOP/s |\n| --- | --- | --- |")
@@ -113,11 +118,13 @@ def training_step(device: str, quick: bool) -> dict:
         "to_limit_by_kind": seconds["program"] / by_kind,
         "plain_to_program": seconds["plain"] / seconds["program"],
         "plain_keeping_to_program": seconds["plain_keeping"] / seconds["program"],
+        "program_to_amp": seconds["program"] / seconds["amp"],
     }
     print(f"{ratios['to_limit']:.2f} times the limit ({total / 1e9:.1f} GFLOP at the rate of a product of 3072^3),")
     print(f"{ratios['to_limit_by_kind']:.2f} times with convolutions at the rate of a large convolution;")
     print(f"{ratios['plain_to_program']:.2f} times as fast as the plain reference,")
-    print(f"{ratios['plain_keeping_to_program']:.2f} times where that keeps freed memory")
+    print(f"{ratios['plain_keeping_to_program']:.2f} times where that keeps freed memory;")
+    print(f"--amp makes it {ratios['program_to_amp']:.2f} times as fast")
     return {**seconds, "limit": limit, "limit_by_kind": by_kind, "flops": flops, **ratios}
 
 

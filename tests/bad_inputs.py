@@ -47,7 +47,6 @@ FLAGS = {
         train("--val-fraction", "0", "--early-stopping-patience", "3"), "--val-fraction"
     ),
     "warm-up beyond the end": Case(train("--warmup-epochs", "2"), "--warmup-epochs"),
-    "amp on the CPU": Case(train("--device", "cpu", "--amp"), "--amp"),
     "offload on the CPU": Case(train("--device", "cpu", "--offload-blocks"), "--offload-blocks"),
     "unknown device": Case(train("--device", "toaster"), "toaster"),
     "no such GPU": Case(train("--device", "cuda:99"), "cuda:99"),

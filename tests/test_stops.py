@@ -65,7 +65,7 @@ def finish_with_stops(run, flags, steps):
     [
         ["--embedding-type", "one-hot", "--block-order", "sequential"],
         ["--block-order", "random", "--augment", "--warmup-epochs", 1, "--lr-schedule", "cosine"],
-        ["--val-fraction", 0, "--clip-grad-norm", 1],
+        ["--val-fraction", 0, "--clip-grad-norm", 1, "--amp"],
         ["--lr", 1e-12],  # no better epoch than the first
         ["--method", "ct"],
         ["--method", "fm"],

@@ -60,10 +60,11 @@ def test_every_block_sees_every_batch_once_in_order(order):
         assert len(updates) == 4  # one step of the shared parameters for each batch
 
 
-def test_blocks_do_not_depend_on_the_order_of_training_to_the_bit(tmp_path):
+@pytest.mark.parametrize("precision", [[], ["--amp"]])
+def test_blocks_do_not_depend_on_the_order_of_training_to_the_bit(tmp_path, precision):
     weights = []
     for order in ("interleaved", "sequential", "random"):
-        trainer = make_trainer(tmp_path / order, "--embedding-type", "one-hot", "--block-order", order)
+        trainer = make_trainer(tmp_path / order, "--embedding-type", "one-hot", "--block-order", order, *precision)
         trainer.model.train()
         start = block_weights(trainer)
         start = {k: v.clone() for k, v in start.items()}
@@ -169,9 +170,8 @@ def test_a_loss_that_is_not_finite_names_block_epoch_and_batch_and_keeps_the_fil
 def test_bfloat16_autocast_keeps_the_loss(tmp_path):
     losses = []
     for amp in (False, True):
-        trainer = make_trainer(tmp_path)
+        trainer = make_trainer(tmp_path, *["--amp"] * amp)
         trainer.model.train()
-        trainer.args.amp = amp  # the flag itself is refused on a CPU, where it would only be slow
         x, y = trainer.batch(torch.arange(32), 0)
         losses.append(trainer.update_block(2, x, y))
     assert not torch.equal(losses[0], losses[1])
