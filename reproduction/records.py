@@ -40,6 +40,7 @@ def record_run(run: RunFiles) -> dict:
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "per_run": [round(value, 4) for value in per_run],
         **{name: round(results["accuracy_by_readout"][name]["mean"], 4) for name in ("vote", "mean")},
+        "train": round(history[-1]["train_accuracy"], 4),
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
     }

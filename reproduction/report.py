@@ -2,7 +2,7 @@
 
 Every number is computed from results/*.json and paper.py; only the notes in results/notes.json are written by people:
 {"table1_mnist": {"dt one-hot": "why it differs from the paper"}}. Where a combination has rows of several budgets, a
-key may name the budget as the table does: "dt one-hot, epochs 20 instead of 100". The key "all" is for all rows.
+key may name the budget: "dt one-hot, epochs 20 instead of 100, seeds 1 instead of 3". The key "all" is for all rows.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from reproduction.paper import COMBINATIONS, IMAGES, SEEDS, TABLE1, TABLE2
 from run_files import read_json
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 HEADINGS = {
     "table1": "Test accuracy on {} (Table 1 of the paper)",
     "figure3": "Test accuracy over training time on {} (Figure 3)",
@@ -25,17 +26,20 @@ HEADINGS = {
     "figure5": "Starts of the prototypes on {} (Figure 5)",
 }
 ACCURACY = """\
-Test accuracy in per cent, every inference run counted by itself (readout sample): mean +- standard error over all seeds
-and runs. Vote and mean join the runs of a seed; with several seeds, mean +- standard error over the seeds.
+Test accuracy in per cent. The embedding of a class is a vector (one-hot, or 20 learned numbers: dim20) or an image
+(prototype). Inference starts from noise, so two runs can give an image two classes. Paper: mean accuracy of single runs
+(Table 1 of version 1); here: the same, +- the standard error over all runs of all seeds; vote and mean: the 5 runs of a
+seed joined by their most frequent class or largest mean probability; train: single runs on training images.
 """
 MEMORY = """\
 A training step of one batch, from the record of all allocations: activations that a forward pass leaves, peak of the
 step above what stays, and what stays (parameters and the optimizers' two moments); here = peak + what stays. The paper
-has the memory of a process on a GPU: compare the ratios to back-propagation, not the sizes.
+counts a whole process on a GPU, so neither sizes nor their ratios to back-propagation need agree.
 """
-FEW_STEPS = "In the figure ct, fm and adjoint take at most 50 steps of inference, in the table their own number.\n"
-EXPLAINED = {"table2": MEMORY, "figure3": ACCURACY + FEW_STEPS}
-COLUMNS = ["method", "embedding", "variant", "epochs", "paper", "here", "difference", "vote", "mean", "note"]
+CURVES = """\
+The curves are tests after every epoch: other noise than in the last test, and at most 50 steps for ct, fm and adjoint.
+"""
+COLUMNS = ["method", "embedding", "variant", "epochs", "paper", "here", "difference", "vote", "mean", "train", "note"]
 MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
 MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "note"]
 
@@ -78,7 +82,7 @@ def results_section(results: Path) -> str:
 def _section(results: Path, path: Path, result: dict, notes: dict) -> str:
     shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
     if result["what"] == "figure3":
-        shown += f"{FEW_STEPS}\n"
+        shown += f"{CURVES}\n"
     more = f"Every run with command, date, machine and last line: {_link(results, path, f'{path.stem}.md')}.\n"
     return f"### {heading(result)}\n\n{shown}{remark(notes)}{commands(result)}\n{more}"
 
@@ -95,11 +99,12 @@ def _link(results: Path, path: Path, text: str) -> str:
 def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
     """(path, content, notes) of every file of results, in the order of HEADINGS, data sets of the paper first.
 
-    Figure 3 shows rows of Table 1, and their notes.
+    Figure 3 shows rows of Table 1, and their notes where it has none of its own.
     """
     notes = read_json(results / "notes.json") or {}
     paths = [path for what in HEADINGS for path in sorted(results.glob(f"{what}_*.json"), key=_paper_first)]
-    return [(path, read_json(path), notes.get(path.stem.replace("figure3", "table1"), {})) for path in paths]
+    of_rows = {path: notes.get(path.stem.replace("figure3", "table1"), {}) for path in paths}
+    return [(path, read_json(path), of_rows[path] | notes.get(path.stem, {})) for path in paths]
 
 
 def _paper_first(path: Path) -> tuple[bool, str]:
@@ -109,7 +114,7 @@ def _paper_first(path: Path) -> tuple[bool, str]:
 
 def heading(result: dict) -> str:
     dataset, like = result["dataset"], result["paper_dataset"]
-    return HEADINGS[result["what"]].format(dataset if like in (None, dataset) else f"{dataset} (images of {like})")
+    return HEADINGS[result["what"]].format(DATA.get(dataset, f"images of {DATA[like]}" if like else dataset))
 
 
 def picture(result: dict, folder: str) -> str:
@@ -130,7 +135,8 @@ def explained_table(result: dict, notes: dict) -> str:
     common = shared_parts(result)
     below = f"\nUnlike the {usual(result)}, in every row: {', '.join(common)}.\n" if common else ""
     below += "\n" + "".join(f"{numbers[name]}. {text}\n" for name, text in texts.items()) if texts else ""
-    return f"{EXPLAINED.get(result['what'], ACCURACY)}\n{table}{below}"
+    above = MEMORY if memory else ACCURACY if result["what"] == "table1" else ACCURACY + CURVES
+    return f"{above}\n{table}{below}"
 
 
 def explanations(result: dict, notes: dict) -> dict[str, str]:
@@ -172,18 +178,18 @@ def accuracy_rows(result: dict, numbers: dict[str, str]) -> list[list[str]]:
             named = [TITLES[method], embedding, row["variant"] or "-", str(row["runs"][0]["epochs"]), known]
             rows.append([*named, *_accuracy_cells(row, theirs), numbers.get(full_name(row, result), "-")])
         if not ours and theirs and result["what"] == "table1":
-            rows.append([TITLES[method], embedding, "-", "-", known, "not run", *["-"] * 4])
+            rows.append([TITLES[method], embedding, "-", "-", known, "not run", *["-"] * 5])
     return rows
 
 
 def _accuracy_cells(row: dict, theirs: float | None) -> list[str]:
-    """Here, difference, vote, mean."""
+    """Here, difference, vote, mean, train."""
     mean, error, count = accuracy(row)
     gap = "-" if theirs is None else f"{mean - theirs:+.2f}"
     return [
         f"{mean:.2f} +- {error:.2f} ({count} runs)",
         gap,
-        *(joined_accuracy(row, name) for name in ("vote", "mean")),
+        *(over_seeds(row, name) for name in ("vote", "mean", "train")),
     ]
 
 
@@ -193,8 +199,11 @@ def accuracy(row: dict) -> tuple[float, float, int]:
     return *mean_and_error(values), len(values)
 
 
-def joined_accuracy(row: dict, readout: str) -> str:
-    mean, error = mean_and_error([run[readout] for run in row["runs"]])
+def over_seeds(row: dict, name: str) -> str:
+    """Of a figure of which every seed has one; "-" for rows of versions that did not note it."""
+    if any(name not in run for run in row["runs"]):
+        return "-"
+    mean, error = mean_and_error([run[name] for run in row["runs"]])
     return f"{mean:.2f} +- {error:.2f}" if len(row["runs"]) > 1 else f"{mean:.2f}"
 
 
@@ -218,6 +227,7 @@ def differing(row: dict, result: dict) -> dict[str, tuple]:
         pairs["seeds"] = len(runs), SEEDS
     if runs and result["paper_dataset"] not in (None, result["dataset"]):
         paper = IMAGES[result["paper_dataset"]]
+        pairs.pop("train-size", None)
         pairs["training images"] = runs[0]["train_images"], paper.train
         pairs["test images"] = runs[0]["test_images"], paper.test
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -22,6 +22,7 @@ def made_row(per_run=((99.0, 99.2), (99.4, 99.6)), differences=None, method="dt"
             "per_run": list(values),
             "vote": 99.7 + seed,
             "mean": 99.8,
+            "train": 99.9,
             "last_line": "test accuracy: ...",
             "path": {"epoch": [1], "seconds": [9.0], "test_accuracy": [99.0]},
         }

@@ -22,7 +22,7 @@ def test_mean_and_standard_error_are_over_seeds_and_runs(tmp_path):
     put(tmp_path, [row])
     text = results_section(tmp_path)
     line = ["NoProp-DT", "one-hot", "100", "99.47", "99.30 +- 0.13 (4 runs)", "-0.17", "100.20 +- 0.50"]
-    assert cells(text, "NoProp-DT", "one-hot") == [*line, "99.80 +- 0.00"]
+    assert cells(text, "NoProp-DT", "one-hot") == [*line, "99.80 +- 0.00", "99.90 +- 0.00"]
     assert "Unlike the paper, in every row: seeds 2 instead of 3.\n" in text
 
 
@@ -42,7 +42,7 @@ def test_images_of_the_paper_stand_in_the_budget_of_a_folder(tmp_path):
     row = made_row(per_run=[(50.0, 51.0)] * 3)
     put(tmp_path, [row], dataset="folder", paper_dataset="cifar10")
     text = results_section(tmp_path)
-    assert "on folder (images of cifar10)" in text
+    assert "on images of CIFAR-10 (Table 1" in text
     assert "training images 60,000 instead of 50,000" in text and "test images" not in cells(
         text, "NoProp-DT", "one-hot"
     )
@@ -82,7 +82,7 @@ def test_the_readme_shows_one_table_and_one_figure_and_links_the_rest(tmp_path):
         put(tmp_path, rows, what=what, dataset="folder", paper_dataset="cifar10")
     text = results_section(tmp_path)
     assert text.count("| method |") == text.count("![") == 1
-    assert text.index("on mnist (Table 1") < text.index(f"]({tmp_path.name}/figure3_mnist.png)")
+    assert text.index("on MNIST (Table 1") < text.index(f"]({tmp_path.name}/figure3_mnist.png)")
     links = [line for line in text.splitlines() if line.startswith("- [")]
     assert [link.rpartition("/")[2][:-4] for link in links] == [
         "table1_folder",
