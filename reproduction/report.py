@@ -39,6 +39,8 @@ counts a whole process on a GPU, so neither sizes nor their ratios to back-propa
 CURVES = """\
 The curves are tests after every epoch: other noise than in the last test, and at most 50 steps for ct, fm and adjoint.
 """
+EXPLAINED = {"table1": ACCURACY, "table2": MEMORY, "figure2": ACCURACY}
+EXPLAINED |= dict.fromkeys(("figure3", "figure4", "figure5"), ACCURACY + CURVES)
 COLUMNS = ["method", "embedding", "variant", "epochs", "paper", "here", "difference", "vote", "mean", "train", "note"]
 MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
 MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "note"]
@@ -132,11 +134,10 @@ def explained_table(result: dict, notes: dict) -> str:
     names = MEMORY_COLUMNS if memory else COLUMNS
     filled = [i for i in range(len(names)) if any(cells[i] != "-" for cells in rows)]
     table = markdown_table([names[i] for i in filled], [[cells[i] for i in filled] for cells in rows])
-    common = shared_parts(result)
-    below = f"\nUnlike the {usual(result)}, in every row: {', '.join(common)}.\n" if common else ""
-    below += "\n" + "".join(f"{numbers[name]}. {text}\n" for name, text in texts.items()) if texts else ""
-    above = MEMORY if memory else ACCURACY if result["what"] == "table1" else ACCURACY + CURVES
-    return f"{above}\n{table}{below}"
+    common = ", ".join(shared_parts(result))
+    unlike = f"Unlike the {usual(result)}, in every row: {common}.\n" if common else ""
+    numbered = "".join(f"{numbers[name]}. {text}\n" for name, text in texts.items())
+    return "\n".join(filter(None, (EXPLAINED[result["what"]], table, unlike, numbered)))
 
 
 def explanations(result: dict, notes: dict) -> dict[str, str]:
@@ -146,7 +147,8 @@ def explanations(result: dict, notes: dict) -> dict[str, str]:
         own = ", ".join(part for part in budget_parts(row, result) if part not in common)
         said = note(row, result, notes)
         if own or said:
-            texts[full_name(row, result)] = f"{label(row)}{f' ({own})' * bool(own)}{f': {said}' * bool(said)}."
+            named = f"{label(row)} ({own})" if own else label(row)
+            texts[full_name(row, result)] = f"{named}: {said}." if said else f"{named}."
     return texts
 
 
@@ -156,9 +158,8 @@ def ordered(result: dict) -> list[dict]:
 
 
 def commands(result: dict) -> str:
-    return "Made by:\n\n" + "".join(
-        f"    {command}\n" for command in dict.fromkeys(row["command"] for row in result["rows"])
-    )
+    different = dict.fromkeys(row["command"] for row in result["rows"])
+    return "Made by:\n\n" + "".join(f"    {command}\n" for command in different)
 
 
 def usual(result: dict) -> str:
