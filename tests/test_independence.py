@@ -119,7 +119,7 @@ def test_a_rank_that_dies_is_named_and_a_restart_goes_on_from_the_last_epoch(tmp
 def test_ranks_pause_at_the_same_step_and_one_process_goes_on_from_it(tmp_path, embedding):
     flags = [*ONE_HOT[:2], "--num-blocks", 3, "--embedding-type", embedding, "--batch-size", 8, "--epochs", 8]
     run = tmp_path / "run"
-    process = start_torchrun(2, run, *flags, "--save-every-minutes", 0.01)
+    process = start_torchrun(2, run, *flags, "--save-every-minutes", 0.001)
     try:
         while not ((run / "last.pt").exists() and load_checkpoint(run / "last.pt")["partial"]):
             assert process.poll() is None  # the clock of rank 0 calls for saves within the epochs
@@ -130,7 +130,7 @@ def test_ranks_pause_at_the_same_step_and_one_process_goes_on_from_it(tmp_path, 
         process.kill()
     assert re.search("saved, continue with: .*main.py --checkpoint .* torchrun", err)
     assert load_checkpoint(run / "last.pt")["epoch"] < 8
-    train(run, "--checkpoint", run / "last.pt")
+    train(run, "--checkpoint", run / "last.pt", "--save-every-minutes", 10)
     assert_equal(model(run), model(train(tmp_path / "whole", *flags)))
 
 
