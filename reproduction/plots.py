@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from plot_training import accuracy_over, prototypes
-from reproduction.report import budget_parts, heading, label, shared_parts, usual
+from reproduction.report import budget_parts, heading, label, own_parts, shared_parts, usual
 from run_files import RunFiles
 
 
@@ -15,8 +15,7 @@ def accuracy_figure(result: dict) -> Figure:
     rows = result["rows"]
     common = shared_parts(result)
     title = "\n".join([heading(result), *([in_lines(common, result)] if common else [])])
-    own = [[part for part in budget_parts(row, result) if part not in common] for row in rows]
-    names = [", ".join([label(row), *parts]) for row, parts in zip(rows, own, strict=True)]
+    names = [", ".join([label(row), *own_parts(row, result)]) for row in rows]
     lines = [(name, [run["path"] for run in row["runs"]]) for name, row in zip(names, rows, strict=True)]
     return accuracy_over(lines, title, "sample", by="seconds" if result["what"] == "figure3" else "epoch")
 

@@ -142,19 +142,14 @@ def explained_table(result: dict, notes: dict) -> str:
 
 def explanations(result: dict, notes: dict) -> dict[str, str]:
     """Of the rows that have one: full_name -> what is unlike the paper in this row only, and the note."""
-    common, texts = shared_parts(result), {}
-    for row in ordered(result):
-        own = ", ".join(part for part in budget_parts(row, result) if part not in common)
+    texts = {}
+    for row in result["rows"]:
+        own = ", ".join(own_parts(row, result))
         said = note(row, result, notes)
         if own or said:
             named = f"{label(row)} ({own})" if own else label(row)
             texts[full_name(row, result)] = f"{named}: {said}." if said else f"{named}."
     return texts
-
-
-def ordered(result: dict) -> list[dict]:
-    """The rows as the paper orders them."""
-    return sorted(result["rows"], key=lambda row: COMBINATIONS.index((row["method"], row["embedding"])))
 
 
 def commands(result: dict) -> str:
@@ -220,6 +215,12 @@ def shared_parts(result: dict) -> list[str]:
     return [part for part in first if all(part in parts for parts in others)]
 
 
+def own_parts(row: dict, result: dict) -> list[str]:
+    """Those that not every row has."""
+    common = shared_parts(result)
+    return [part for part in budget_parts(row, result) if part not in common]
+
+
 def differing(row: dict, result: dict) -> dict[str, tuple]:
     """Settings, seeds and images: name -> (ours, the paper's)."""
     pairs = {name.replace("_", "-"): tuple(pair) for name, pair in row["differences"].items()}
@@ -258,7 +259,7 @@ def memory_rows(result: dict, numbers: dict[str, str]) -> list[list[str]]:
     """Our rows, with the numbers of their notes, and the paper's that were not measured."""
     paper = TABLE2.get(result["paper_dataset"], {})
     rows, done = [], {row["method"] for row in result["rows"]}
-    for row in ordered(result):
+    for row in result["rows"]:
         base = next((other["total"] for other in result["rows"] if _is_base(other, row)), None)
         sizes = [f"{row[name] / 1e6:,.0f}" for name in ("activations", "peak", "kept")]
         ours = [f"{row['total'] / 1e6:,.0f}", f"{row['total'] / base:.2f}" if base else "-", *sizes]
