@@ -24,9 +24,13 @@ def training_curves(run: RunFiles) -> Figure | None:
         _block_losses(figure, loss, denoise, run.history, marker)
     else:
         _whole_losses(loss, denoise, run.history, marker)
-    shown = (("train_accuracy", "training images", ORANGE, "s"), ("val_accuracy", "validation images", BLUE, "o"))
+    shown = (
+        ("train_accuracy", "training images", ORANGE, "s"),
+        ("val_accuracy", "validation images", BLUE, "o"),
+        ("test_accuracy", "test images", GREEN, "^"),
+    )
     for key, label, colour, sign in shown:
-        points = [(row["epoch"], row[key]) for row in run.history if row[key] is not None]
+        points = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
         if points:
             accuracy.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
     readout = run.config["readout"]

@@ -43,6 +43,16 @@ def test_curves_of_fifty_blocks_without_validation(digits_run):
     assert len(training_curves(run._replace(history=rows)).axes[0].lines) == 50
 
 
+def test_a_test_after_every_epoch_has_its_curve(digits_run):
+    run = read_run(digits_run)
+    rows = [{**row, "test_accuracy": 50 + row["epoch"]} for row in run.history]
+    curves = {
+        line.get_label(): list(line.get_ydata()) for line in training_curves(run._replace(history=rows)).axes[2].lines
+    }
+    assert curves["test images"] == [50 + row["epoch"] for row in run.history]
+    assert "test images" not in [line.get_label() for line in training_curves(run).axes[2].lines]
+
+
 @pytest.mark.parametrize("content", [None, "{ half"])
 def test_what_is_no_run_gets_one_line(tmp_path, capsys, content):
     if content:
