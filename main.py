@@ -32,6 +32,7 @@ from errors import UserError, printable, reading, reading_checkpoint
 from evaluate import Evaluator, inference_generators, inference_settings
 from folder import decode_images, match_channels
 from live import LiveBoard, require_tensorboard
+from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
 from parts import check_parts, format_blocks, join_parts, require_whole
@@ -159,12 +160,7 @@ def prepare(
         model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
     else:
         model = new_model(args, data.info, data.train, streams, held, source)
-    if args.offload_blocks:
-        move_without_blocks(model, device)
-    else:
-        model.to(device)
-    if args.compile:
-        compile_blocks(model)
+    move(model, args, device)
     kind = Trainer if args.method == "dt" else WholeTrainer
     watched = test.to(device) if args.test_every_epoch else None
     trainer = kind(model, data, args, streams, run, ranks, watched, stops)
@@ -173,6 +169,16 @@ def prepare(
             trainer.load_state_dict(checkpoint)
     announce(trainer, test, checkpoint)
     return trainer, test
+
+
+def move(model: Classifier, args: Namespace, device: torch.device) -> None:
+    """Onto the device that trains it; with --offload-blocks all but its blocks."""
+    if args.offload_blocks:
+        move_without_blocks(model, device)
+    else:
+        model.to(device)
+    if args.compile:
+        compile_blocks(model)
 
 
 def training_settings(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Namespace, dict | None, dict | None]:

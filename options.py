@@ -135,43 +135,59 @@ def _check_modes(args: Namespace, given: set[str]) -> None:
 
 
 def _check_together(args: Namespace, given: set[str]) -> None:
+    """Raises UserError for the first given flag that makes no sense beside the others."""
     _check_method(given, args.method)
-    low, high = args.alpha_bar_clip or ALPHA_BAR_CLIP
-    prototype = args.embedding_type == "prototype"
-    image_start = args.embedding_init == "prototype"
-    no_validation = args.val_fraction == 0
-    needs_validation = "needs validation images: raise --val-fraction"
-    solver_only = args.method == "fm" or args.sampler == ["ode"]
-    no_steps = solver_only and args.solver == ["dopri5"]
-    same_runs = args.inference == "deterministic" and args.eval_runs > 1
-    plateau, patience = args.lr_schedule == "plateau", args.lr_scheduler_patience
-    no_fall = args.lr_schedule == "cosine" and args.warmup_epochs >= args.epochs
-    warmup = f"--warmup-epochs {args.warmup_epochs}: raise it, or lower those"
+    rules = [*_part_rules(args), *_model_rules(args), *_training_rules(args), *_inference_rules(args)]
+    for name, wrong, why in rules:
+        if name in given and wrong:
+            raise UserError(f"{as_flag(name)} {why}")
+
+
+Rules = list[tuple[str, object, str]]  # (setting, whether it is wrong where given, why)
+
+
+def _part_rules(args: Namespace) -> Rules:
     part = bool(args.blocks)
     chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
     fixed = (
         "needs fixed embeddings, since learned ones (also prototypes) take a gradient from every block at every step: "
         "add --embedding-type one-hot or --embedding-from CHECKPOINT"
     )
-    rules = [
+    return [
         ("blocks", part and max(args.blocks) > args.num_blocks, f"goes beyond --num-blocks {args.num_blocks}"),
         ("blocks", part and learns_embedding(args), fixed),
-        ("lr_scheduler_patience", patience and not plateau, "belongs to --lr-schedule plateau"),
-        ("lr_schedule", plateau and not patience, "plateau needs --lr-scheduler-patience of 1 or more"),
-        ("lr_schedule", plateau and part, chain),
-        ("lr_scheduler_patience", part and patience, chain),
+        ("lr_schedule", part and args.lr_schedule == "plateau", chain),
+        ("lr_scheduler_patience", part and args.lr_scheduler_patience, chain),
         ("early_stopping_patience", part and args.early_stopping_patience, chain),
         ("steps_report", part and args.steps_report, chain),
         ("test_every_epoch", part and args.test_every_epoch, chain),
-        ("tensorboard", args.evaluate, "makes no sense with --evaluate: leave it out"),
+    ]
+
+
+def _model_rules(args: Namespace) -> Rules:
+    low, high = args.alpha_bar_clip or ALPHA_BAR_CLIP
+    no_prototype = args.embedding_init == "prototype" and args.embedding_type != "prototype"
+    return [
+        ("image_size", args.dataset != "folder", "belongs to --dataset folder"),
+        ("data_dir", args.dataset == "digits", "makes no sense with --dataset digits, which needs no files"),
         ("embedding_init", args.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", args.embedding_type != "learned", "belongs to --embedding-type learned"),
         ("embedding_init", args.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),
-        ("embedding_init", image_start and not prototype, "prototype belongs to --embedding-type prototype"),
-        ("image_size", args.dataset != "folder", "belongs to --dataset folder"),
-        ("data_dir", args.dataset == "digits", "makes no sense with --dataset digits, which needs no files"),
+        ("embedding_init", no_prototype, "prototype belongs to --embedding-type prototype"),
         ("posterior_sigma", args.class_probability != "posterior", "belongs to --class-probability posterior"),
-        ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
+        ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
+    ]
+
+
+def _training_rules(args: Namespace) -> Rules:
+    plateau, patience = args.lr_schedule == "plateau", args.lr_scheduler_patience
+    no_validation = args.val_fraction == 0
+    needs_validation = "needs validation images: raise --val-fraction"
+    no_fall = args.lr_schedule == "cosine" and args.warmup_epochs >= args.epochs
+    warmup = f"--warmup-epochs {args.warmup_epochs}: raise it, or lower those"
+    return [
+        ("lr_scheduler_patience", patience and not plateau, "belongs to --lr-schedule plateau"),
+        ("lr_schedule", plateau and not patience, "plateau needs --lr-scheduler-patience of 1 or more"),
         ("lr_schedule", plateau and no_validation, needs_validation),
         ("lr_scheduler_patience", patience and no_validation, needs_validation),
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
@@ -180,18 +196,22 @@ def _check_together(args: Namespace, given: set[str]) -> None:
         ("warmup_epochs", args.warmup_epochs > args.epochs, f"exceeds --epochs {args.epochs}: lower it"),
         ("no_cuda", args.no_cuda and args.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", args.offload_blocks and args.compile, "does not go with --compile: leave one of them out"),
-        ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
-        ("solver", args.sampler == ["ancestral"] and args.method == "ct", "needs --sampler ode too (or ancestral,ode)"),
-        ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
-        (
-            "steps",
-            args.method == "adjoint" and len(args.steps) > 1 and not args.evaluate,
-            "can be a list for --evaluate only: --method adjoint trains with one number of steps",
-        ),
+        ("tensorboard", args.evaluate, "makes no sense with --evaluate: leave it out"),
     ]
-    for name, wrong, why in rules:
-        if name in given and wrong:
-            raise UserError(f"{as_flag(name)} {why}")
+
+
+def _inference_rules(args: Namespace) -> Rules:
+    same_runs = args.inference == "deterministic" and args.eval_runs > 1
+    ancestral = args.method == "ct" and args.sampler == ["ancestral"]
+    no_steps = (args.method == "fm" or args.sampler == ["ode"]) and args.solver == ["dopri5"]
+    several = args.method == "adjoint" and len(args.steps) > 1 and not args.evaluate
+    one = "can be a list for --evaluate only: --method adjoint trains with one number of steps"
+    return [
+        ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
+        ("solver", ancestral, "needs --sampler ode too (or ancestral,ode)"),
+        ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
+        ("steps", several, one),
+    ]
 
 
 def _check_method(given: set[str], method: str) -> None:
