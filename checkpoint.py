@@ -137,7 +137,8 @@ def load_checkpoint(path: str | Path) -> dict:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a checkpoint in it (it has {_checkpoints_in(path)})")
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path} (its folder has {_checkpoints_in(path.parent)})")
+        where = f"its folder has {_checkpoints_in(path.parent)}" if path.parent.is_dir() else "nor its folder"
+        raise UserError(f"there is no checkpoint {path} ({where})")
     with reading_checkpoint(path):
         check_container(path)
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from checkpoint import write_atomic, write_json
+from defaults import METHODS
 from errors import UserError, reading, require
 from flag_types import show
 from flags import make_parser
@@ -24,6 +25,7 @@ from run_files import RunFiles, read_json, read_run
 from run_folder import open_run_folder
 from visualize import save_figure
 
+WAY_OUT = "delete that folder, and the method is trained again"
 ITS_OWN = {"compare", "checkpoint_dir"}
 COLUMNS = {
     "method": "{method}",
@@ -59,11 +61,14 @@ def _compare(args: Namespace, flags: dict, folder: Path) -> None:
     for method in args.compare:
         known = {name: value for name, value in flags.items() if method in METHOD_FLAGS.get(name, args.compare)}
         _train(method, known, folder / method)
-    rows = [_row(method, folder / method) for method in args.compare]
+    others = [method for method in METHODS if method not in args.compare and _is_done(method, folder / method)]
+    if others:
+        print(f"\nwith what the folder holds of {', '.join(others)}")
+    rows = [_row(method, folder / method) for method in [*args.compare, *others]]
     table = _table(rows)
     write_atomic(folder / "compare.md", lambda file: file.write(table.encode()))
     write_json(folder / "compare.json", {"flags": flags, "rows": rows})
-    paths = [(row["method"], [row["path"]]) for row in rows]
+    paths = [(row["method"], row["method"], [row["path"]]) for row in rows]
     title = f"{args.dataset}: accuracy over training time, a dot for each epoch"
     accuracy = accuracy_over(paths, title, rows[0]["readout"])
     for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, args))):
@@ -92,7 +97,7 @@ def _check_flags(flags: dict) -> None:
 
 def _train(method: str, flags: dict, run: Path) -> None:
     """Run main.py, unless the run is complete. Raises UserError where it fails, which has told why by then."""
-    if (run / "results.json").exists():
+    if _is_done(method, run):
         print(f"{method}: done already in {run}", flush=True)
         return
     last = run / "last.pt"
@@ -104,14 +109,30 @@ def _train(method: str, flags: dict, run: Path) -> None:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
 
 
+def _is_done(method: str, run: Path) -> bool:
+    """Whether the run is trained, and was last tested with its own settings, not by --evaluate with others."""
+    if not (run / "results.json").exists():
+        return False
+    files = _read(method, run)
+    with _reading(method, run):
+        return files.is_trained and files.is_tested
+
+
+def _read(method: str, run: Path) -> RunFiles:
+    try:
+        return read_run(run)
+    except UserError as error:
+        raise UserError(f"what --method {method} left is damaged: {error}; or {WAY_OUT}") from error
+
+
+def _reading(method: str, run: Path):
+    return reading(f"what --method {method} left in {run}", WAY_OUT)
+
+
 def _row(method: str, run: Path) -> dict:
     """What the table and the figures show of a run. Raises UserError where its files are damaged."""
-    way_out = "delete that folder, and the method is trained again"
-    try:
-        files = read_run(run)
-    except UserError as error:
-        raise UserError(f"what --method {method} left is damaged: {error}; or {way_out}") from error
-    with reading(f"what --method {method} left in {run}", way_out):
+    files = _read(method, run)
+    with _reading(method, run):
         row = _summary(method, files)
         _table([row])
         require(np.asarray(row["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
@@ -120,11 +141,12 @@ def _row(method: str, run: Path) -> dict:
 
 def _summary(method: str, files: RunFiles) -> dict:
     results, history = files.results, files.history
-    seconds = [row["seconds"] for row in history]
-    own = ("test_accuracy_mean", "test_accuracy_sem", "train_accuracy_mean", "train_accuracy_sem", "readout")
+    seconds, best = [row["seconds"] for row in history], history[files.best_epoch - 1]
     return {
         "method": method,
-        **{name: results[name] for name in own},
+        **{name: results[name] for name in ("test_accuracy_mean", "test_accuracy_sem", "readout")},
+        "train_accuracy_mean": best["train_accuracy"],
+        "train_accuracy_sem": best["train_accuracy_sem"],
         **{name: results["accuracy_by_readout"][name]["mean"] for name in ("vote", "mean")},
         **results["calibration"]["mean"],
         "epochs": len(history),

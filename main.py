@@ -36,7 +36,7 @@ from models.classifier import Classifier
 from offload import move_without_blocks
 from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
 from parts import check_parts, format_blocks, join_parts, require_whole
-from readout import read_out
+from readout import answer
 from report import describe_progress, describe_run, go_on, print_accuracies, test_model, versions
 from resources import is_out_of_memory, out_of_memory, reuse_freed_memory
 from run_folder import open_run_folder, set_aside_earlier_run
@@ -301,10 +301,8 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     for name, image in zip(files, images.to(device), strict=True):
         generators = inference_generators(streams, "predict", args.eval_runs)  # the same noise for every file
         probabilities = model.predict(info.normalise(image[None]), generators, **how)  # (R, 1, m)
-        if args.readout == "sample":
-            probabilities = probabilities[:1]
-        y = read_out(probabilities, args.readout).item()
-        print(f"{printable(name)}\t{printable(info.classes[y])}\t{100 * probabilities[:, 0, y].mean().item():.2f} %")
+        y, sure = answer(probabilities[:, 0], args.readout)
+        print(f"{printable(name)}\t{printable(info.classes[y])}\t{100 * sure:.2f} %")
 
 
 def merge(args: Namespace) -> None:
@@ -323,7 +321,7 @@ def merge(args: Namespace) -> None:
     if len({part.get("threads") for part in parts}) > 1:
         print("the parts were trained with different numbers of threads: one process would have given other roundings")
     print(printable(f"merged into {run}: {', '.join(args.merge)}"))
-    print(printable(f"evaluate them with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}"))
+    print(printable(f"evaluate it with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}"))
 
 
 def make_room(run: Path) -> None:

@@ -188,7 +188,7 @@ def _training_rules(args: Namespace) -> Rules:
     return [
         ("lr_scheduler_patience", patience and not plateau, "belongs to --lr-schedule plateau"),
         ("lr_schedule", plateau and not patience, "plateau needs --lr-scheduler-patience of 1 or more"),
-        ("lr_schedule", plateau and no_validation, needs_validation),
+        ("lr_schedule", plateau and no_validation, f"plateau {needs_validation}"),
         ("lr_scheduler_patience", patience and no_validation, needs_validation),
         ("early_stopping_patience", args.early_stopping_patience and no_validation, needs_validation),
         ("epochs", no_fall, f"{args.epochs} leaves none for the learning rate to fall after {warmup}"),

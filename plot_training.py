@@ -126,45 +126,55 @@ def learned_schedule(run: RunFiles) -> Figure | None:
     return with_grid(figure, *panels)
 
 
-def accuracy_over(lines: list[tuple[str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
+def accuracy_over(lines: list[tuple[str, str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
     """Test accuracy over the seconds spent on training (Figure 3 of the paper), or by "epoch".
 
-    lines: (label, RunFiles.accuracy_path of each seed).
+    lines: (label, group, RunFiles.accuracy_path of each seed); a colour for each group, a style for each line in it.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    styles = [(colour, style) for style in ("-", "--", ":") for colour in COLOURS]
-    for (label, paths), (colour, style) in zip(lines, styles, strict=False):
-        look = {"color": colour, "linestyle": style, "marker": "o", "markersize": 3}
-        for i, path in enumerate(paths):
-            axes.plot(path[by], path["test_accuracy"], label=None if i else label, **look)
+    groups = [group for _, group, _ in lines]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    for i, (label, group, paths) in enumerate(lines):
+        again, colour = divmod(numbers[group], len(COLOURS))
+        style = ("-", "--", ":", "-.")[(groups[:i].count(group) + again) % 4]
+        look = {"color": COLOURS[colour], "linestyle": style, "marker": "o", "markersize": 3}
+        for path in paths:
+            axes.plot(path[by], path["test_accuracy"], label=label if path is paths[0] else None, **look)
     x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
     axes.set(xlabel=x, ylabel=f"test accuracy (%), readout {readout}", title=title)
-    axes.set_xlim(left=0)
-    if by == "epoch":
+    if by == "seconds":
+        axes.set_xlim(left=0)
+    else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    long = any(len(label) > 30 for label, _ in lines)
-    figure.legend(loc="outside lower center", ncols=1 if long else 4)
+    longest = max(len(label) for label, _, _ in lines)
+    figure.legend(loc="outside lower center", ncols=4 if longest <= 30 else 2 if longest <= 50 else 1)
     return with_grid(figure, axes)
 
 
 def prototypes(run: RunFiles) -> Figure | None:
-    """Prototype embeddings as images, before and after learning; only where the embedding is prototype."""
+    """Prototype embeddings as images, before and after learning, and what was learned, made visible.
+
+    Only where the embedding is prototype.
+    """
     best = run.folder / "best_model.pt"
     if run.config["embedding_type"] != "prototype" or not best.exists():
         return None
     checkpoint = load_checkpoint(best)
     info = checkpoint["info"]
     m = min(len(info["classes"]), 20)
-    figure = Figure(figsize=(1.2 * m + 0.8, 3.4), layout="constrained")
-    grid = figure.subplots(2, m, squeeze=False)
-    start, now = checkpoint["W_embed_start"], checkpoint["model"]["W_embed"]
-    for axes_row, W, name in ((grid[0], start, "start"), (grid[1], now, f"epoch {checkpoint['epoch']}")):
-        images = W.numpy().reshape(-1, *info["image_shape"]).transpose(0, 2, 3, 1)  # (m, H, W, C)
-        images = images * np.array(info["std"]) + np.array(info["mean"])
+    figure = Figure(figsize=(1.2 * m + 0.8, 4.9), layout="constrained")
+    grid = figure.subplots(3, m, squeeze=False)
+    both = torch.stack([checkpoint["W_embed_start"], checkpoint["model"]["W_embed"]]).numpy()
+    both = both.reshape(2, -1, *info["image_shape"]).transpose(0, 1, 3, 4, 2)  # (2, m, H, W, C)
+    start, now = both * np.array(info["std"]) + np.array(info["mean"])
+    factor = 127.5 / max(np.abs(now - start).max(), 0.1)
+    change = 127.5 + factor * (now - start)
+    shown = (start, "start"), (now, f"epoch {checkpoint['epoch']}"), (change, f"change x {factor:.3g}")
+    for axes_row, (images, name) in zip(grid, shown, strict=True):
         for axes, image, label in zip(axes_row, images, info["classes"], strict=False):
             show_image(axes, image.clip(0, 255).astype(np.uint8))
             axes.set(xticks=[], yticks=[], title=short(label))
         axes_row[0].set_ylabel(name)
-    figure.suptitle("prototype of each class before and after learning")
+    figure.suptitle("prototype of each class before and after learning; the change is added to grey")
     return figure

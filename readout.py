@@ -28,6 +28,18 @@ def read_out(probabilities: Tensor, readout: str) -> Tensor:
     return joined_answers(probabilities)[readout][-1:]
 
 
+def answer(probabilities: Tensor, readout: str) -> tuple[int, float]:
+    """Class of one image by R runs, and how sure it is: (R, m) -> y and a number of at most 1.
+
+    That is y's probability in the first run for sample, its share of the votes for vote, its mean probability for mean.
+    """
+    if readout == "sample":
+        probabilities = probabilities[:1]
+    y = read_out(probabilities.unsqueeze(1), readout).item()
+    sure = probabilities.argmax(dim=1) == y if readout == "vote" else probabilities[:, y]
+    return y, sure.float().mean().item()
+
+
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """Mean and its standard error; a single value has an error of 0."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0

@@ -104,12 +104,12 @@ def parse(argv: list[str]) -> tuple[Namespace, dict[str, object]]:
         else:
             flag("--readme", ROOT / "README.md", "file with the markers of the results", type=Path, metavar="PATH")
     given, rest = parser.parse_known_args(argv)
+    if rest and given.what in ("record", "report"):
+        raise UserError(f"{rest[0]} makes no sense here (all flags: python reproduce.py {given.what} --help)")
     args = Namespace(**{**defaults[given.what], **vars(given)})
     budget = vars(make_parser().parse_args(rest))
     for name in sorted(budget.keys() & OURS):
         raise UserError(f"{as_flag(name)} is set by reproduce.py itself: leave it out")
-    if budget and given.what in ("record", "report"):
-        raise UserError(f"{as_flag(min(budget))} makes no sense with {given.what}: leave it out")
     _check(args)
     return args, budget
 
@@ -125,7 +125,7 @@ def _add_flags(parser: Parser, methods: tuple[str, ...], embeddings: tuple[str, 
     flag("--runs", ROOT / "checkpoints_run" / "reproduce", "folder of the runs", type=Path, metavar="DIR")
     _add_results(flag)
     flag("--torchrun", 1, "processes of one thread each for the blocks of dt", type=POSITIVE, metavar="N")
-    flag("--dry-run", False, "print the plan with estimated hours, train nothing", action="store_true")
+    flag("--dry-run", False, "print the plan with estimated hours: needs no data, trains nothing", action="store_true")
 
 
 def _add_results(flag) -> None:

@@ -33,6 +33,32 @@ class RunFiles(NamedTuple):
         return f"{self.config['dataset']} {self.examples['split']} images, epoch {self.examples['epoch']}"
 
     @property
+    def best_epoch(self) -> int:
+        """That of the weights which are tested: of the best validation accuracy; without any the last one."""
+        accuracies = [row["val_accuracy"] for row in self.history]
+        return len(accuracies) if None in accuracies else accuracies.index(max(accuracies)) + 1
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether all epochs are done, or --early-stopping-patience ended them."""
+        if not self.history:
+            return False
+        patience, epochs = self.config.get("early_stopping_patience"), len(self.history)
+        return epochs >= self.config["epochs"] or bool(patience and epochs - self.best_epoch >= patience)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether results.json is of the best epoch, by the inference of config.json: --evaluate may leave another."""
+        if self.results is None:
+            return False
+        config, results = self.config, self.results
+        last = results["by_inference"][-1]
+        same = all(results[name] == config[name] for name in ("inference", "readout"))
+        same &= len(results["per_run"]) == config["eval_runs"] and results["epoch"] == self.best_epoch
+        ways = [name for name in ("steps", "sampler", "solver") if config.get(name) and name in last]
+        return same and all(last[name] == config[name][-1] for name in ways)
+
+    @property
     def accuracy_path(self) -> dict[str, list[float]]:
         """Test accuracy after every epoch that it was measured after, over the seconds of training until then.
 

@@ -151,15 +151,7 @@ def find_run(training: Training, runs: Path) -> RunFiles | None:
 
 
 def is_finished(run: RunFiles) -> bool:
-    """Whether results.json is the test of the last epoch, with the inference that config.json names."""
-    if not run.results or not run.history or len(run.history) < run.config["epochs"]:
-        return False
-    last, steps = run.results["by_inference"][-1], run.config["steps"]
-    tested = (
-        len(run.results["per_run"]) == run.config["eval_runs"] and run.results["inference"] == run.config["inference"]
-    )
-    in_time = run.config["val_fraction"] > 0 or run.results["epoch"] == run.config["epochs"]
-    return tested and in_time and (not steps or last.get("steps", steps[-1]) == steps[-1])
+    return run.is_trained and run.is_tested
 
 
 def new_folder(training: Training, runs: Path) -> Path:

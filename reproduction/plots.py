@@ -15,8 +15,12 @@ def accuracy_figure(result: dict) -> Figure:
     rows = result["rows"]
     common = shared_parts(result)
     title = "\n".join([heading(result), *([in_lines(common, result)] if common else [])])
-    names = [", ".join([label(row), *own_parts(row, result)]) for row in rows]
-    lines = [(name, [run["path"] for run in row["runs"]]) for name, row in zip(names, rows, strict=True)]
+    one_kind = len({(row["method"], row["embedding"]) for row in rows}) == 1
+    lines = []
+    for row in rows:
+        name = row["variant"] if one_kind and row["variant"] else label(row)
+        paths = [run["path"] for run in row["runs"]]
+        lines.append((", ".join([name, *own_parts(row, result)]), label(row), paths))
     return accuracy_over(lines, title, "sample", by="seconds" if result["what"] == "figure3" else "epoch")
 
 

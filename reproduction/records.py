@@ -26,6 +26,7 @@ def record_run(run: RunFiles) -> dict:
     tested = (run.folder / "results.json").stat().st_mtime  # of runs of versions that noted no date
     date = results["versions"].get("date") or datetime.fromtimestamp(tested, timezone.utc).isoformat(timespec="seconds")
     per_run, first = results["per_run"], history[0]
+    trained = history[run.best_epoch - 1]["train_accuracy"]  # none where the blocks were trained apart
     path = run.accuracy_path
     return {
         "seed": config["seed"],
@@ -40,7 +41,7 @@ def record_run(run: RunFiles) -> dict:
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "per_run": [round(value, 4) for value in per_run],
         **{name: round(results["accuracy_by_readout"][name]["mean"], 4) for name in ("vote", "mean")},
-        "train": round(history[-1]["train_accuracy"], 4),
+        "train": None if trained is None else round(trained, 4),
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
     }

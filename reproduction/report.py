@@ -27,10 +27,11 @@ HEADINGS = {
 }
 ACCURACY = """\
 Test accuracy in per cent. The embedding of a class is a vector (one-hot, or 20 learned numbers: dim20) or an image
-(prototype). Inference starts from noise, so two runs can give an image two classes. Paper: mean accuracy of single runs
-(Table 1 of version 1); here: the same, +- the standard error over all runs of all seeds; vote and mean: the 5 runs of a
-seed joined by their most frequent class or largest mean probability; train: single runs on training images.
+(prototype). Inference starts from noise, so two runs can give an image two classes. Here: mean accuracy of single runs,
++- the standard error over all runs of all seeds; vote and mean: the 5 runs of a seed joined by their most frequent
+class or largest mean probability; train: single runs on training images.
 """
+PAPER = "Paper: mean accuracy of single runs, from Table 1 of its version 1.\n"
 MEMORY = """\
 A training step of one batch, from the record of all allocations: activations that a forward pass leaves, peak of the
 step above what stays, and what stays (parameters and the optimizers' two moments); here = peak + what stays. The paper
@@ -41,7 +42,8 @@ The curves are tests after every epoch: other noise than in the last test, and a
 """
 EXPLAINED = {"table1": ACCURACY, "table2": MEMORY, "figure2": ACCURACY}
 EXPLAINED |= dict.fromkeys(("figure3", "figure4", "figure5"), ACCURACY + CURVES)
-COLUMNS = ["method", "embedding", "variant", "epochs", "paper", "here", "difference", "vote", "mean", "train", "note"]
+COLUMNS = ["method", "embedding", "variant", "epochs", "lr-schedule", "paper", "here", "difference"]
+COLUMNS += ["vote", "mean", "train", "note"]
 MEMORY_COLUMNS = ["method", "embedding", "paper (GB)", "paper, ratio", "here (MB)", "here, ratio", "activations (MB)"]
 MEMORY_COLUMNS += ["peak of a step (MB)", "what stays (MB)", "note"]
 
@@ -57,7 +59,10 @@ def write_markdown(results: Path) -> None:
 
 def write_readme(readme: Path, results: Path) -> None:
     """Put the results section between the markers. Raises UserError where there are none, or no results."""
-    section = results_section(results)
+    base, folder = readme.resolve().parent, results.resolve()
+    if base not in folder.parents:
+        raise UserError(f"{readme} could not link to {results}, which is not below its folder: name another --readme")
+    section = results_section(results, folder.relative_to(base).as_posix())
     if not section:
         raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     text = readme.read_text()
@@ -68,24 +73,27 @@ def write_readme(readme: Path, results: Path) -> None:
     write_atomic(readme, lambda file: file.write(new.encode()))
 
 
-def results_section(results: Path) -> str:
-    """A table and a picture, with the commands that make them, and links to all else; empty where nothing was run."""
+def results_section(results: Path, place: str) -> str:
+    """A table and a picture, with the commands that make them, and links to all else; empty where nothing was run.
+
+    place: the folder of the results, seen from the text.
+    """
     found = read_results(results)
     tables = [each for each in found if not picture(each[1], "")]
     shown = tables[:1] + [each for each in found if each not in tables][:1]
-    parts = [_section(results, *each) for each in shown]
+    parts = [_section(place, *each) for each in shown]
     rest = [each for each in found if each not in shown]
     if rest:
-        links = [f"- {_link(results, path, heading(result))}\n" for path, result, _ in rest]
+        links = [f"- {_link(place, path, heading(result))}\n" for path, result, _ in rest]
         parts.append("### More results\n\n" + "".join(links))
     return "\n".join(["## Results\n", *parts]) if parts else ""
 
 
-def _section(results: Path, path: Path, result: dict, notes: dict) -> str:
-    shown = picture(result, f"{results.name}/") or f"{explained_table(result, notes)}\n"
+def _section(place: str, path: Path, result: dict, notes: dict) -> str:
+    shown = picture(result, f"{place}/") or f"{explained_table(result, notes)}\n"
     if result["what"] == "figure3":
         shown += f"{CURVES}\n"
-    more = f"Every run with command, date, machine and last line: {_link(results, path, f'{path.stem}.md')}.\n"
+    more = f"Every run with command, date, machine and last line: {_link(place, path, f'{path.stem}.md')}.\n"
     return f"### {heading(result)}\n\n{shown}{remark(notes)}{commands(result)}\n{more}"
 
 
@@ -94,8 +102,8 @@ def remark(notes: dict) -> str:
     return f"{notes['all']}\n\n" if "all" in notes else ""
 
 
-def _link(results: Path, path: Path, text: str) -> str:
-    return f"[{text}]({results.name}/{path.stem}.md)"
+def _link(place: str, path: Path, text: str) -> str:
+    return f"[{text}]({place}/{path.stem}.md)"
 
 
 def read_results(results: Path) -> list[tuple[Path, dict, dict]]:
@@ -137,7 +145,8 @@ def explained_table(result: dict, notes: dict) -> str:
     common = ", ".join(shared_parts(result))
     unlike = f"Unlike the {usual(result)}, in every row: {common}.\n" if common else ""
     numbered = "".join(f"{numbers[name]}. {text}\n" for name, text in texts.items())
-    return "\n".join(filter(None, (EXPLAINED[result["what"]], table, unlike, numbered)))
+    explained = EXPLAINED[result["what"]] + (PAPER if "| paper |" in table else "")
+    return "\n".join(filter(None, (explained, table, unlike, numbered)))
 
 
 def explanations(result: dict, notes: dict) -> dict[str, str]:
@@ -165,17 +174,23 @@ def usual(result: dict) -> str:
 def accuracy_rows(result: dict, numbers: dict[str, str]) -> list[list[str]]:
     """Our rows, with the numbers of their notes; of Table 1 also what was not run."""
     paper = TABLE1.get(result["paper_dataset"], {}) if result["what"] in ("table1", "figure3") else {}
+    rates_differ = len({lr_schedule(row) for row in result["rows"]}) > 1
     rows = []
     for method, embedding in COMBINATIONS:
         ours = [row for row in result["rows"] if (row["method"], row["embedding"]) == (method, embedding)]
         theirs = paper.get((method, embedding))
         known = "-" if theirs is None else f"{theirs:.2f}"
         for row in ours:
-            named = [TITLES[method], embedding, row["variant"] or "-", str(row["runs"][0]["epochs"]), known]
-            rows.append([*named, *_accuracy_cells(row, theirs), numbers.get(full_name(row, result), "-")])
+            named = [TITLES[method], embedding, row["variant"] or "-", str(row["runs"][0]["epochs"])]
+            rate = lr_schedule(row) if rates_differ else "-"
+            rows.append([*named, rate, known, *_accuracy_cells(row, theirs), numbers.get(full_name(row, result), "-")])
         if not ours and theirs and result["what"] == "table1":
-            rows.append([TITLES[method], embedding, "-", "-", known, "not run", *["-"] * 5])
+            rows.append([TITLES[method], embedding, "-", "-", "-", known, "not run", *["-"] * 5])
     return rows
+
+
+def lr_schedule(row: dict) -> str:
+    return row["differences"].get("lr_schedule", ["constant"])[0]  # the paper's
 
 
 def _accuracy_cells(row: dict, theirs: float | None) -> list[str]:
@@ -196,8 +211,8 @@ def accuracy(row: dict) -> tuple[float, float, int]:
 
 
 def over_seeds(row: dict, name: str) -> str:
-    """Of a figure of which every seed has one; "-" for rows of versions that did not note it."""
-    if any(name not in run for run in row["runs"]):
+    """Of a figure of which every seed has one; "-" where one was not measured."""
+    if any(run.get(name) is None for run in row["runs"]):
         return "-"
     mean, error = mean_and_error([run[name] for run in row["runs"]])
     return f"{mean:.2f} +- {error:.2f}" if len(row["runs"]) > 1 else f"{mean:.2f}"

@@ -1,7 +1,6 @@
 """The trainings of a table or figure done one after the other, and what they gave written to results/."""
 
 import json
-import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +42,7 @@ def train_all(args: Namespace, trainings: list[Training]) -> None:
         train(training, folder, args.torchrun)
         write_results(args, trainings)
     name = args.results / f"{args.what}_{args.dataset}"
-    report = shlex.join(["python", "reproduce.py", "report", "--results", str(args.results)])
-    print(f"\nwritten: {name}.json and .md; into the README: {report}")
+    print(f"\nwritten: {name}.json and .md")
 
 
 def train(training: Training, folder: Path, ranks: int) -> None:
@@ -132,8 +130,9 @@ def record(args: Namespace) -> None:
     runs = [read_run(folder) for folder in args.folders]
     for run in runs:
         if not is_finished(run):
+            state = "was last tested with other settings than its own" if run.is_trained else "is not finished"
             last = run.folder / LAST
-            raise UserError(f"{run.folder} is not finished: go on with python main.py --checkpoint {last}")
+            raise UserError(f"{run.folder} {state}: first run python main.py --checkpoint {last}")
     for training, same in by_row([(training_of(run.config), run) for run in runs]):
         if len({run.config["seed"] for run in same}) < len(same):
             raise UserError(f"of {', '.join(str(run.folder) for run in same)} two have the same settings and seed")
@@ -141,4 +140,5 @@ def record(args: Namespace) -> None:
             raise UserError("--paper-dataset belongs to --dataset folder")
         row = make_row(training, same, command_of(same[0].config, same[0].results["ranks"]))
         update_results(args.results, "table1", training.settings["dataset"], args.paper_dataset, [row])
+        print(f"recorded: {training.name} in {args.results / 'table1'}_{training.settings['dataset']}.json and .md")
     write_markdown(args.results)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from checkpoint import load_checkpoint, save_checkpoint
 from errors import UserError
 from main import main
 from options import check_ranks, parse_flags
+from reproduce import main as reproduce
 
 ROOT = Path(__file__).parent.parent
 ONE_HOT = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "4"]
@@ -164,6 +166,11 @@ def test_a_merged_run_evaluates_resumes_and_draws_as_any_other(whole, merged, ru
     )
     _, expected, _ = run_main("--evaluate", "--checkpoint", whole / "last.pt", "--checkpoint-dir", tmp_path / "w")
     assert (code, err) == (0, []) and out[-1] == expected[-1]
+    tested = shutil.copytree(merged, tmp_path / "tested")
+    assert run_main("--evaluate", "--checkpoint", tested / "best_model.pt")[0] == 0
+    assert reproduce(["record", str(tested), "--results", str(tmp_path / "results")]) == 0
+    (row,) = json.loads((tmp_path / "results" / "table1_digits.json").read_text())["rows"]
+    assert row["runs"][0]["train"] is None  # parts have no accuracy
     runs = []
     for name, start in (("one", whole), ("merged", merged)):
         runs.append(train(tmp_path / name, "--checkpoint", start / "last.pt", "--epochs", 3))

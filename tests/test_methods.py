@@ -190,6 +190,25 @@ def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, t
     assert (code, len(err)) == (2, 1) and "--checkpoint-dir" in err[0]
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_compare_tests_again_what_evaluate_tested_otherwise_and_keeps_other_methods(run_main, tmp_path, monkeypatch):
+    monkeypatch.setattr("compare.run_main", in_this_process)
+    flags = ["--dataset", "digits", "--epochs", "1", "--steps", "5", "--checkpoint-dir", tmp_path]
+    assert run_main("--compare", "ct,fm", *flags)[0] == 0
+    before = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    model = tmp_path / "fm" / "best_model.pt"
+    assert run_main("--evaluate", "--checkpoint", model, "--readout", "vote", "--steps", "2")[0] == 0
+    code, out, err = run_main("--compare", "fm", *flags)
+    assert (code, err) == (0, []) and not any("done already" in line for line in out)
+    after = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [row["method"] for row in after] == ["fm", "ct"] and any("holds of ct" in line for line in out)
+    for name in ("test_accuracy_mean", "vote", "train_accuracy_mean", "readout"):
+        assert after[0][name] == before[1][name] and after[1][name] == before[0][name]
+    assert run_main("--evaluate", "--checkpoint", model)[0] == 0  # as the run was tested itself
+    code, out, err = run_main("--compare", "fm", *flags)
+    assert (code, err) == (0, []) and any("fm: done already" in line for line in out)
+
+
 def test_tensorboard_gets_scalars_and_pictures(run_main, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from calibration import BINS, CalibrationSum, vote_shares
-from readout import joined_answers, read_out
+from readout import answer, joined_answers, read_out
 
 
 def finished(p, labels):
@@ -47,3 +47,10 @@ def test_answers_of_the_first_runs():
     assert joined["mean"].flatten().tolist() == [0, 2, 2, 2]
     assert read_out(p, "sample").flatten().tolist() == [0, 2, 1, 1]
     assert read_out(p, "vote").tolist() == [[1]] and read_out(p, "mean").shape == (1, 1)
+
+
+def test_the_answer_for_one_image_comes_with_what_it_rests_on():
+    p = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8], [0.0, 0.55, 0.45], [0.1, 0.5, 0.4]])  # (4, 3)
+    expected = {"sample": (0, 0.6), "vote": (1, 0.5), "mean": (2, (0.8 + 0.45 + 0.4) / 4)}
+    for readout, (y, sure) in expected.items():
+        assert answer(p, readout) == (y, pytest.approx(sure))

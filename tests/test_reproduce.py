@@ -82,6 +82,10 @@ def test_a_run_that_main_made_is_found_by_its_settings_and_recorded(call, tmp_pa
     results = json.loads((run / "results.json").read_text())
     (run / "results.json").write_text(json.dumps({**results, "per_run": [1.0]}))  # --evaluate --eval-runs 1
     code, _, err = call("record", run)
+    assert code == 2 and "tested with other settings" in err and "not finished" not in err
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 2}))  # stopped after the first
+    code, _, err = call("record", run)
     assert code == 2 and "not finished" in err
 
 
@@ -186,7 +190,7 @@ def test_table2_has_ratios_beside_those_of_the_paper(call, tmp_path):
         assert row["peak"] > row["activations"] > 0
     assert rows["dt"]["total"] == rows["dt"]["kept"] + rows["dt"]["peak"]
     put(tmp_path / "results", list(rows.values()), what="table2")
-    text = results_section(tmp_path / "results")
+    text = results_section(tmp_path / "results", "results")
     ratio = f"{rows['dt']['total'] / rows['backprop']['total']:.2f}"
     assert cells(text, "NoProp-DT", "one-hot", "0.49", "0.56")[5] == ratio
     assert cells(text, "NoProp-CT", "-", "1.05", "1.21", "not run")
