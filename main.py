@@ -280,8 +280,7 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
         source = f"{args.checkpoint}: epoch {checkpoint['epoch']}{begun}"
         print(printable(f"{source}, {len(test)} {args.dataset} test images; results go to {run}"))
         result = test_model(evaluator, test, run, checkpoint)
-        if len(evaluator.ways) > 1:
-            draw_pictures(run)
+        draw_pictures(run)
     print_accuracies(args, result)
 
 

@@ -118,7 +118,9 @@ def test_evaluate_repeats_the_result_of_the_training(digits_run, run_main, tmp_p
     assert (code, err) == (0, [])
     assert LAST_LINE.fullmatch(out[-1])
     assert f"{expected['test_accuracy_mean']:.2f} +- {expected['test_accuracy_sem']:.2f} %" in out[-1]
-    assert [line.split()[0] for line in out[2:5]] == ["1", "2", "3"]
+    steps = next(i for i, line in enumerate(out, 1) if line.startswith("after block"))
+    assert [line.split()[0] for line in out[steps : steps + 3]] == ["1", "2", "3"]
+    assert (tmp_path / "plots" / "confusion_matrix.png").exists()  # of this test
     assert json.loads((tmp_path / "results.json").read_text())["per_run"] == expected["per_run"]
 
 
