@@ -6,6 +6,7 @@ Try: python main.py --compare dt,backprop,ct,fm --dataset digits
 
 import json
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,7 @@ def _compare(args: Namespace, flags: dict, folder: Path) -> None:
     for method in args.compare:
         known = {name: value for name, value in flags.items() if method in METHOD_FLAGS.get(name, args.compare)}
         _train(method, known, folder / method)
-    others = [method for method in METHODS if method not in args.compare and _is_done(method, folder / method)]
-    if others:
-        print(f"\nwith what the folder holds of {', '.join(others)}")
+    others = _others(args.compare, folder)
     rows = [_row(method, folder / method) for method in [*args.compare, *others]]
     table = _table(rows)
     write_atomic(folder / "compare.md", lambda file: file.write(table.encode()))
@@ -109,6 +108,21 @@ def _train(method: str, flags: dict, run: Path) -> None:
         raise UserError(f"--method {method} ended with code {code}; the same command goes on from there")
 
 
+def _others(methods: list[str], folder: Path) -> list[str]:
+    """Methods that an earlier comparison in the folder finished; tells which they are, and which are left out."""
+    found = [method for method in METHODS if method not in methods and (folder / method).exists()]
+    done = []
+    for method in found:
+        with suppress(UserError):
+            done += [method] if _is_done(method, folder / method) else []
+    left_out = [method for method in found if method not in done]
+    if done:
+        print(f"\nwith what the folder holds of {', '.join(done)}")
+    if left_out:
+        print(f"\nleft out, since not finished or last tested otherwise: {', '.join(left_out)}; name them too")
+    return done
+
+
 def _is_done(method: str, run: Path) -> bool:
     """Whether the run is trained, and was last tested with its own settings, not by --evaluate with others."""
     if not (run / "results.json").exists():
@@ -152,7 +166,7 @@ def _summary(method: str, files: RunFiles) -> dict:
         "epochs": len(history),
         "seconds": sum(seconds),
         "images_per_second": sum(row["images_per_second"] * row["seconds"] for row in history) / sum(seconds),
-        "peak_megabytes": (results["peak_memory_bytes"] or 0) / 1e6,
+        "peak_megabytes": max(row["peak_memory_bytes"] or 0 for row in history) / 1e6,
         "parameters_millions": results["parameters"] / 1e6,
         "path": files.accuracy_path,
     }

@@ -231,7 +231,8 @@ def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> 
     threads = torch.get_num_threads()
     if checkpoint and checkpoint.get("threads", threads) != threads:
         print(f"trained with {checkpoint['threads']} threads so far: from here on equal up to rounding, not to the bit")
-    write_json(run / "config.json", {**vars(args), "versions": versions(trainer.streams.device)})
+    if trainer.epoch < args.epochs or not (run / "config.json").exists():  # else it is of what trained the run
+        write_json(run / "config.json", {**vars(args), "versions": versions(trainer.streams.device, ranks.size)})
 
 
 @contextmanager
@@ -273,8 +274,10 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     test = load_test(args, info)
     model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
     evaluator = Evaluator(args, model, info, Streams(args.seed, device))
+    if (run / LAST).exists() and run.resolve() != Path(args.checkpoint).resolve().parent:
+        raise UserError(f"{run} holds another training than {args.checkpoint}: name another --checkpoint-dir")
     with open_run_folder(run):
-        if not (run / "config.json").exists():
+        if not (run / LAST).exists():
             write_json(run / "config.json", {**vars(args), "versions": versions(device)})
         begun = " and a part of the next" if checkpoint.get("partial") else ""
         source = f"{args.checkpoint}: epoch {checkpoint['epoch']}{begun}"

@@ -129,6 +129,7 @@ def results_of(args: Namespace, model: Classifier, result: Evaluation) -> dict:
     return {
         "method": args.method,
         "dataset": args.dataset,
+        "seed": args.seed,
         "test_accuracy_mean": mean,
         "test_accuracy_sem": sem,
         "readout": args.readout,
@@ -190,7 +191,7 @@ def parameters_per_block(model: Classifier) -> int:
     return count_parameters(next(iter(model.networks.values())))
 
 
-def versions(device: torch.device) -> dict:
+def versions(device: torch.device, ranks: int = 1) -> dict:
     """Versions, hardware and date, for config.json and results.json."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -202,6 +203,7 @@ def versions(device: torch.device) -> dict:
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "ranks": ranks,
     }
 
 

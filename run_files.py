@@ -36,7 +36,8 @@ class RunFiles(NamedTuple):
     def best_epoch(self) -> int:
         """That of the weights which are tested: of the best validation accuracy; without any the last one."""
         accuracies = [row["val_accuracy"] for row in self.history]
-        return len(accuracies) if None in accuracies else accuracies.index(max(accuracies)) + 1
+        known = [accuracy for accuracy in accuracies if accuracy is not None]  # parts that were merged had none
+        return accuracies.index(max(known)) + 1 if known else len(accuracies)
 
     @property
     def is_trained(self) -> bool:
@@ -53,7 +54,8 @@ class RunFiles(NamedTuple):
             return False
         config, results = self.config, self.results
         last = results["by_inference"][-1]
-        same = all(results[name] == config[name] for name in ("inference", "readout"))
+        names = [name for name in ("method", "dataset", "seed", "inference", "readout") if name in results]
+        same = all(results[name] == config[name] for name in names)
         same &= len(results["per_run"]) == config["eval_runs"] and results["epoch"] == self.best_epoch
         ways = [name for name in ("steps", "sampler", "solver") if config.get(name) and name in last]
         return same and all(last[name] == config[name][-1] for name in ways)

@@ -1,6 +1,6 @@
 """The paper's figures as data (Li, Teh and Pascanu 2025, arXiv 2503.24322v1), for comparison with what was run here.
 
-Hyperparameters (Table 3) are the program's defaults: flags.py.
+Hyperparameters (Table 3) are the program's defaults: defaults.py.
 """
 
 from typing import NamedTuple

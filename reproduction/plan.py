@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, reading
 from flag_types import show
 from flags import make_parser
 from launch import tokens
@@ -151,7 +151,8 @@ def find_run(training: Training, runs: Path) -> RunFiles | None:
 
 
 def is_finished(run: RunFiles) -> bool:
-    return run.is_trained and run.is_tested
+    with reading(run.folder / "results.json", "delete it, or make it again with --evaluate"):
+        return run.is_trained and run.is_tested
 
 
 def new_folder(training: Training, runs: Path) -> Path:

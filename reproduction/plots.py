@@ -27,7 +27,9 @@ def accuracy_figure(result: dict) -> Figure:
 def prototypes_figure(result: dict, row: dict, run: RunFiles) -> Figure:
     """Of one run of a row of the result."""
     figure = prototypes(run)
-    figure.suptitle(f"{heading(result)}\n{label(row)}, {in_lines(budget_parts(row, result), result)}")
+    figure.suptitle(
+        f"{heading(result)}\n{label(row)}, {in_lines(budget_parts(row, result), result)};\nthe change is added to grey"
+    )
     return figure
 
 

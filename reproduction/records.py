@@ -27,13 +27,13 @@ def record_run(run: RunFiles) -> dict:
     date = results["versions"].get("date") or datetime.fromtimestamp(tested, timezone.utc).isoformat(timespec="seconds")
     per_run, first = results["per_run"], history[0]
     trained = history[run.best_epoch - 1]["train_accuracy"]  # none where the blocks were trained apart
-    path = run.accuracy_path
+    path, ranks = run.accuracy_path, ranks_of(run)
     return {
         "seed": config["seed"],
-        "command": command_of(config, results["ranks"]),
+        "command": command_of(config, ranks),
         "date": date,
         "versions": {name: versions.get(name) for name in VERSIONS},
-        "ranks": results["ranks"],
+        "ranks": ranks,
         "train_images": round(first["images_per_second"] * first["seconds"]),
         "test_images": results["test_images"],
         "parameters": results["parameters"],
@@ -45,6 +45,11 @@ def record_run(run: RunFiles) -> dict:
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
     }
+
+
+def ranks_of(run: RunFiles) -> int:
+    """Of the training; --evaluate may have tested it with fewer."""
+    return run.config["versions"].get("ranks", run.results["ranks"])
 
 
 def command_of(config: dict, ranks: int) -> str:

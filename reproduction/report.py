@@ -58,13 +58,16 @@ def write_markdown(results: Path) -> None:
 
 
 def write_readme(readme: Path, results: Path) -> None:
-    """Put the results section between the markers. Raises UserError where there are none, or no results."""
+    """Put the results section between the markers.
+
+    Raises UserError where there are none, or no results, or results to which the file could not link.
+    """
+    if not read_results(results):
+        raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     base, folder = readme.resolve().parent, results.resolve()
     if base not in folder.parents:
         raise UserError(f"{readme} could not link to {results}, which is not below its folder: name another --readme")
     section = results_section(results, folder.relative_to(base).as_posix())
-    if not section:
-        raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UserError(f"{readme} needs the lines {BEGIN} and {END}, once each: put them where the results belong")

@@ -22,7 +22,7 @@ from reproduction.plan import (
     training_of,
 )
 from reproduction.plots import accuracy_figure, prototypes_figure
-from reproduction.records import command_of, make_row, update_results
+from reproduction.records import command_of, make_row, ranks_of, update_results
 from reproduction.report import write_markdown
 from run_files import RunFiles, read_run
 from visualize import save_figure
@@ -125,20 +125,29 @@ def measure_memory(args: Namespace, budget: dict[str, object]) -> None:
     write_markdown(args.results)
 
 
+def why_not(run: RunFiles) -> str:
+    """Why a run is not finished, and what to do."""
+    if run.config.get("blocks"):
+        return "holds a part of the blocks: join all parts with python main.py --merge"
+    if not run.is_trained:
+        return f"is not finished: go on with python main.py --checkpoint {run.folder / LAST}"
+    state = "was last tested with other settings than its own" if run.results else "is not tested yet"
+    return f"{state}: first run python main.py --checkpoint {run.folder / LAST}"
+
+
 def record(args: Namespace) -> None:
     """Finished runs that main.py made go into Table 1, by their config.json; all seeds of a row in one call."""
     runs = [read_run(folder) for folder in args.folders]
     for run in runs:
         if not is_finished(run):
-            state = "was last tested with other settings than its own" if run.is_trained else "is not finished"
-            last = run.folder / LAST
-            raise UserError(f"{run.folder} {state}: first run python main.py --checkpoint {last}")
+            raise UserError(f"{run.folder} {why_not(run)}")
     for training, same in by_row([(training_of(run.config), run) for run in runs]):
         if len({run.config["seed"] for run in same}) < len(same):
             raise UserError(f"of {', '.join(str(run.folder) for run in same)} two have the same settings and seed")
         if args.paper_dataset and training.settings["dataset"] != "folder":
             raise UserError("--paper-dataset belongs to --dataset folder")
-        row = make_row(training, same, command_of(same[0].config, same[0].results["ranks"]))
+        row = make_row(training, same, command_of(same[0].config, ranks_of(same[0])))
         update_results(args.results, "table1", training.settings["dataset"], args.paper_dataset, [row])
-        print(f"recorded: {training.name} in {args.results / 'table1'}_{training.settings['dataset']}.json and .md")
+        name = f"table1_{training.settings['dataset']}"
+        print(f"recorded: {training.method} {training.embedding} in {args.results / name}.json and .md")
     write_markdown(args.results)

@@ -184,6 +184,9 @@ RUN_FILES = {
     ),
     "a million examples": Case(lambda b: b.with_examples(images=np.zeros((10**6, 1, 1, 1), np.uint8)), "images"),
     "examples of other classes": Case(lambda b: b.with_examples(classes=np.array(["a", "b"])), "damaged"),
+    "evaluation into the folder of another training": Case(
+        lambda b: ["--evaluate", "--checkpoint", b.model, "--checkpoint-dir", b.file("other/last.pt").parent], "another"
+    ),
     "comparison with damaged flags": Case(lambda b: b.compared("flags.json", "[1]"), "flags.json"),
     "comparison with unknown flags": Case(lambda b: b.compared("flags.json", '{"wavelets": 1}'), "flags.json"),
     "comparison with damaged results": Case(lambda b: b.compared("dt/results.json", "{}"), "--method dt"),

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from plot_training import training_curves
-from run_files import read_run
+from run_files import RunFiles, read_run
 from visualize import FIGURES, draw_run, main
 
 NAMES = {make.__name__ for make in FIGURES}
@@ -60,3 +60,47 @@ def test_what_is_no_run_gets_one_line(tmp_path, capsys, content):
     assert main([str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1
+
+
+def made_run(accuracies, patience=0, **results):
+    """Of 5 epochs and lists of ways of inference; results: what of its own test an evaluation changed."""
+    config = {"epochs": 5, "early_stopping_patience": patience, "eval_runs": 1, "readout": "sample", "seed": 0}
+    config |= {"inference": "stochastic", "steps": [5, 10], "sampler": ["ode"], "solver": ["heun", "euler"]}
+    history = [{"epoch": i, "val_accuracy": accuracy} for i, accuracy in enumerate(accuracies, 1)]
+    way = {"steps": 10, "sampler": "ode", "solver": "euler"} | {n: results.pop(n) for n in list(results) if n in config}
+    own = {"epoch": 5, "per_run": [1.0], "readout": "sample", "seed": 0, "inference": "stochastic"}
+    own |= {name: way.pop(name) for name in ("readout", "seed", "inference") if name in way}
+    return RunFiles(None, config, history, {**own, **results, "by_inference": [{}, way]}, None, [])
+
+
+@pytest.mark.parametrize(
+    "accuracies, patience, trained, best",
+    [
+        ([1, 2, 3, 4, 5], 0, True, 5),
+        ([1, 3, 2, 3, 1], 0, True, 2),
+        ([1, 3, 2], 0, False, 2),
+        ([1, 3, 2], 2, False, 2),
+        ([1, 3, 2, 3], 2, True, 2),
+        ([None] * 5, 0, True, 5),
+        ([None, 1, 3, 2, 1], 0, True, 3),  # parts, merged after one epoch
+    ],
+)
+def test_the_best_epoch_and_the_end_of_a_training(accuracies, patience, trained, best):
+    run = made_run(accuracies, patience)
+    assert (run.is_trained, run.best_epoch) == (trained, best)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"steps": 5}, {"solver": "heun"}, {"seed": 1}, {"readout": "vote"}, {"inference": "deterministic"}]
+    + [{"epoch": 4}, {"per_run": [1.0, 2.0]}],
+)
+def test_a_test_with_other_settings_than_the_run_has_is_told_apart(changed):
+    accuracies = [1, 2, 3, 4, 5]
+    assert made_run(accuracies).is_tested and not made_run(accuracies, **changed).is_tested
+
+
+def test_a_solver_that_chooses_its_steps_has_none_to_compare():
+    run = made_run([1, 2, 3, 4, 5])
+    del run.results["by_inference"][-1]["steps"]
+    assert run.is_tested
