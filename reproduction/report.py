@@ -5,6 +5,7 @@ Every number is computed from results/*.json and paper.py; only the notes in res
 key may name the budget: "dt one-hot, epochs 20 instead of 100, seeds 1 instead of 3". The key "all" is for all rows.
 """
 
+import os
 from pathlib import Path
 
 from checkpoint import write_atomic
@@ -62,12 +63,12 @@ def write_readme(readme: Path, results: Path) -> None:
 
     Raises UserError where there are none, or no results, or results to which the file could not link.
     """
-    if not read_results(results):
-        raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     base, folder = readme.resolve().parent, results.resolve()
+    section = results_section(results, Path(os.path.relpath(folder, base)).as_posix())
+    if not section:
+        raise UserError(f"there are no results in {results}, and {readme} is left as it is: name them with --results")
     if base not in folder.parents:
         raise UserError(f"{readme} could not link to {results}, which is not below its folder: name another --readme")
-    section = results_section(results, folder.relative_to(base).as_posix())
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UserError(f"{readme} needs the lines {BEGIN} and {END}, once each: put them where the results belong")
