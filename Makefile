@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN ?= checkpoints_run/demo
 KILLS ?= 100
 
-.PHONY: demo test soak lint
+.PHONY: demo test test-gpu soak lint
 .DELETE_ON_ERROR:
 
 $(VENV)/requirements.done: requirements.txt
@@ -23,6 +23,10 @@ demo: $(VENV)/requirements.done
 
 test: $(VENV)/requirements-dev.done
 	$(VENV)/bin/python -m pytest tests
+
+# on a machine with a GPU, with the Python that is there: installs nothing
+test-gpu:
+	$(PYTHON) -m pytest -n 0 -m gpu tests
 
 soak: $(VENV)/requirements-dev.done
 	$(VENV)/bin/python tests/soak.py --kills $(KILLS)

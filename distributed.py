@@ -49,10 +49,10 @@ class Ranks:
         return None if self.first else True
 
     def connect(self) -> None:
-        """Wait for all ranks; gloo carries what is on a CPU, nccl what is on a GPU."""
+        """Wait for all ranks; gloo carries what is on a CPU, nccl what is on a GPU that no two ranks share."""
         if self.size == 1:
             return
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = choose_backend(torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", self.size)))
         store = _torchrun_store(self.restarts)
         distributed.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=NO_TIMEOUT)
         self._heartbeat = Heartbeat(self.rank, self.size, _torchrun_store(self.restarts))
@@ -166,6 +166,13 @@ class Ranks:
             return  # before the ranks were connected all have the same flags and errors
         rank = "" if self.first else f"rank {self.rank}: "
         print(f"main.py: error: {rank}{error}", file=sys.stderr)
+
+
+def choose_backend(devices: int, ranks: int) -> str:
+    """Return torch.distributed's backends for so many GPUs and ranks of one machine."""
+    if devices == 0:
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if ranks <= devices else "cpu:gloo,cuda:gloo"
 
 
 def _torchrun_store(restarts: int) -> distributed.Store:

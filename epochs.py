@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from checkpoint import LAST, save_last, save_run
@@ -23,7 +24,7 @@ from models.classifier import Classifier
 from optimizers import Updater
 from parts import block_of
 from progress import Progress, describe, summarise_losses
-from resources import peak_memory
+from resources import peak_memory, reset_peak_memory
 from stops import Stopped, StopSignals
 from streams import Streams
 
@@ -147,6 +148,7 @@ class Training:
         steps, done_before = self.steps(order), running.done
         done, total = (sum(len(set(p) & set(parts)) for _, p in some) for some in (steps[: running.done], steps))
         title, hidden = f"epoch {self.epoch}/{self.args.epochs}", self.ranks.hides_bars
+        reset_peak_memory(device)  # the evaluation before does not count
         start = time.perf_counter() - running.seconds
         with tqdm(total=total, initial=done, desc=title, unit="step", disable=hidden, leave=False) as bar:
             progress = Progress(bar, running.losses, self._check_losses, done)
@@ -246,7 +248,10 @@ class Training:
             self._stop_diverged(f"the loss{which} is not finite at epoch {self.epoch}, batch {batch + 1}")
 
     def _check_weights(self) -> None:
-        for name, value in self.model.state_dict().items():
+        state = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        if get_total_norm(state.values()).isfinite():  # looks at all of them at once
+            return
+        for name, value in state.items():
             if not value.isfinite().all():
                 which = f" of block {t}" if (t := block_of(name)) else ""
                 self._stop_diverged(f"the weights {name}{which} are not finite in epoch {self.epoch}")

@@ -134,7 +134,13 @@ def _device_flags(parser: Parser) -> None:
     flag = parser.group("device")
     flag("--device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one", metavar="DEVICE")
     flag("--no-cuda", False, "use the CPU even where there is a GPU", action="store_true")
-    flag("--amp", False, "bfloat16 autocast: faster on CUDA, and on CPUs with AVX512_BF16 or AMX", action="store_true")
+    flag(
+        "--no-deterministic",
+        False,
+        "on CUDA let every operation choose its fastest way: runs are no longer equal to the bit",
+        action="store_true",
+    )
+    flag("--amp", False, "bfloat16 autocast: faster on CPUs with AVX512_BF16 or AMX", action="store_true")
     flag(
         "--offload-blocks",
         False,

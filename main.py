@@ -25,7 +25,7 @@ from build import model_from_checkpoint, new_model
 from checkpoint import LAST, load_checkpoint, load_last, save_best, save_run, write_json
 from compare import compare
 from data import DataInfo, Split, load_raw, require_same, training_data
-from devices import compile_blocks, pick_device
+from devices import compile_blocks, pick_device, set_numerics
 from distributed import Ranks
 from epochs import Training
 from errors import UserError, printable, reading, reading_checkpoint
@@ -141,6 +141,7 @@ def prepare(
     """
     args, checkpoint, source = training_settings(args, given, ranks)
     device = pick_device(args, ranks.local_rank)
+    set_numerics(device, not args.no_deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     streams = Streams(args.seed, device)
@@ -228,7 +229,12 @@ def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> 
     print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
     if trainer.running:
         print(f"going on in epoch {trainer.epoch + 1}, of which {trainer.running.done} steps are done")
-    threads = torch.get_num_threads()
+    threads, device = torch.get_num_threads(), trainer.streams.device.type
+    if checkpoint and checkpoint["streams"]["device"] != device:
+        print(
+            f"trained on {checkpoint['streams']['device']} so far, whose random states {device} cannot take over: noise "
+            "and dropout begin new streams, so the run is no longer equal to the bit to one on one device"
+        )
     if checkpoint and checkpoint.get("threads", threads) != threads:
         print(f"trained with {checkpoint['threads']} threads so far: from here on equal up to rounding, not to the bit")
     if trainer.epoch < args.epochs or not (run / "config.json").exists():  # else it is of what trained the run
@@ -269,6 +275,7 @@ def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
     require_whole(args.checkpoint, checkpoint)
     args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
+    set_numerics(device, not args.no_deterministic)
     run = run_folder(args)
     info = DataInfo(**checkpoint["info"])
     test = load_test(args, info)
@@ -294,6 +301,7 @@ def predict_files(args: Namespace, given: set[str]) -> None:
     files = args.predict
     args = adopt(args, given, checkpoint["config"])
     device = pick_device(args)
+    set_numerics(device, not args.no_deterministic)
     info = DataInfo(**checkpoint["info"])
     channels, height, width = info.image_shape
     images = match_channels(decode_images(files, (height, width)), channels)
@@ -320,6 +328,10 @@ def merge(args: Namespace) -> None:
         write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
         save_run(run, content)
         draw_pictures(run)
+    if len(devices := sorted({part["streams"]["device"] for part in parts})) > 1:
+        print(
+            f"the parts were trained on {' and '.join(devices)}, whose noise differs: no one machine gives this network"
+        )
     if len({part.get("threads") for part in parts}) > 1:
         print("the parts were trained with different numbers of threads: one process would have given other roundings")
     print(printable(f"merged into {run}: {', '.join(args.merge)}"))

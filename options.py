@@ -30,7 +30,7 @@ METHOD_FLAGS |= dict.fromkeys(("inference", "offload_blocks"), ("dt",))
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
 
 # Flags that may differ from those of the checkpoint which is continued, evaluated or used to predict.
-PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
+PLACE_FLAGS = {"checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "no_deterministic"}
 THIS_CALL = PLACE_FLAGS - {"data_dir"} | {"evaluate", "predict", "merge", "compare", "steps_report", "tensorboard"}
 RESUME_FLAGS = PLACE_FLAGS | {"epochs", "save_every", "steps_report", "compile", "offload_blocks", "tensorboard"}
 RESUME_FLAGS |= {"test_every_epoch", "save_every_minutes"}

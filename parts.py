@@ -13,7 +13,8 @@ from torch import Tensor
 from errors import UserError
 
 # Settings of a part that have no influence on what its blocks become.
-FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda", "compile", "epochs"}
+FREE_SETTINGS = {"blocks", "checkpoint", "checkpoint_dir", "data_dir", "device", "no_cuda"}
+FREE_SETTINGS |= {"compile", "epochs", "no_deterministic"}
 FREE_SETTINGS |= {"save_every", "steps_report", "embedding_from", "offload_blocks", "merge", "evaluate", "predict"}
 FREE_SETTINGS |= {"save_every_minutes", "compare", "tensorboard", "test_every_epoch", "recipe"}
 MAX_BLOCK = 10**6  # a higher one is a slip, and a long list

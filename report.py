@@ -17,13 +17,14 @@ import torch
 
 from checkpoint import __version__, write_json
 from data import DataInfo, Split
+from devices import numerics
 from distributed import Ranks
 from epochs import RunningEpoch
 from evaluate import Evaluation, Evaluator
 from models.classifier import Classifier
 from parts import format_blocks
 from readout import READOUTS
-from resources import peak_memory
+from resources import peak_memory, reset_peak_memory
 
 TITLES = {
     "dt": "NoProp-DT",
@@ -85,6 +86,7 @@ def test_model(evaluator: Evaluator, test: Split, run: Path, trained: dict) -> E
     ranks, args = evaluator.ranks, evaluator.args
     test = test.to(evaluator.streams.device)
     by_way = []
+    reset_peak_memory(evaluator.streams.device)
     for way in evaluator.ways:
         start = time.perf_counter()
         result = evaluator.evaluate(test, "inference", way)
@@ -204,6 +206,7 @@ def versions(device: torch.device, ranks: int = 1) -> dict:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "ranks": ranks,
+        "numerics": numerics(),
     }
 
 

@@ -1,27 +1,43 @@
 """Memory of this process: its peak, as the allocator or the operating system counts it, and how glibc reuses it."""
 
+import contextlib
 import ctypes
 import sys
 
 import torch
 
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed")  # torch's wordings
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin anew what peak_memory counts; without Linux's /proc the peak of a CPU is that since the start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 def peak_memory(device: torch.device) -> dict:
-    """Peak bytes so far, and what was counted: CUDA's allocator, or the resident set of the process on a CPU."""
+    """Return the peak in bytes since the last reset, and what was counted: CUDA's allocator, or the resident set."""
     if device.type == "cuda":
         return {
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device),
             "peak_memory_kind": "torch.cuda.max_memory_allocated",
         }
+    return {"peak_memory_bytes": _peak_resident_set(), "peak_memory_kind": "resident set of the process"}
+
+
+def _peak_resident_set() -> int | None:
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     try:
         import resource
     except ImportError:  # not on Windows
-        return {"peak_memory_bytes": None, "peak_memory_kind": "not measured"}
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
-        "peak_memory_kind": "resident set of the process",
-    }
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def reuse_freed_memory() -> None:
@@ -39,7 +55,8 @@ def reuse_freed_memory() -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY)
 
 
 def out_of_memory(error: Exception) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from errors import UserError
+ON_CPU = ("order",)  # streams that are kept on the CPU, whatever the device of the others
 
 
 def stream_seed(seed: int, purpose: str, index: int = 0) -> int:
@@ -49,13 +49,15 @@ class Streams:
         return {"seed": self.seed, "device": self.device.type, "states": states}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises UserError where the state was saved on another kind of device."""
-        if state["device"] != self.device.type:
-            raise UserError(
-                f"the random states of this checkpoint are of device {state['device']} and cannot go on on "
-                f"{self.device.type}: continue with --device {state['device']}"
-            )
+        """Go on from a saved state; streams of another kind of device than ours begin anew.
+
+        Raises ValueError for a device that there is not.
+        """
+        if state["device"] not in ("cpu", "cuda"):
+            raise ValueError(f"its random states are of device {state['device']}")
         self.seed = state["seed"]
-        for key, (device, value) in state["states"].items():
+        moved = state["device"] != self.device.type
+        for key, (_, value) in state["states"].items():
             purpose, index = key.rsplit("/", 1)
-            self.get(purpose, int(index), "cpu" if device == "cpu" else None).set_state(value)
+            if purpose in ON_CPU or not moved:
+                self.get(purpose, int(index), "cpu" if purpose in ON_CPU else None).set_state(value)

@@ -49,8 +49,8 @@ class NoPropNetCT(ContinuousNet):
         """Eq. 9 and 62, its three terms apart; gradients reach the schedule. x (B, C, H, W), y (B,) int64."""
         u_y = self.W_embed[y]  # (B, d)
         t = draw_times(len(y), self.stratified, noise, y.device)
-        ends = t.new_tensor([0.0, 1.0])
-        alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(torch.cat([ends, t]))  # (2 + B,) float64
+        times = torch.cat([self.schedule.ends, t])
+        alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(times)  # (2 + B,) float64
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
         z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
         u_hat = self.block(z_t, x, t, drop).softmax(dim=1) @ self.W_embed

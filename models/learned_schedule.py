@@ -34,6 +34,8 @@ class LearnedSchedule(nn.Module):
         self.raw_first = nn.Parameter(torch.full((hidden,), _inverse_softplus(steepness)))
         self.bias = nn.Parameter(-steepness * centres)
         self.raw_second = nn.Parameter(torch.full((hidden,), _inverse_softplus(1 / hidden)))
+        # made once: a constant that is made in every step waits for the GPU
+        self.register_buffer("ends", torch.tensor([0.0, 1.0], dtype=torch.float64), persistent=False)
 
     @property
     def gamma_0(self) -> Tensor:
@@ -47,7 +49,7 @@ class LearnedSchedule(nn.Module):
 
     def gamma(self, t: Tensor) -> Tensor:
         """t float64 in [0, 1], of any shape."""
-        g_0, g_1 = self.g(t.new_tensor([0.0, 1.0]))
+        g_0, g_1 = self.g(self.ends)
         gbar = (self.g(t) - g_0) / (g_1 - g_0)
         return self.gamma_1.double() + F.softplus(self.raw_gap.double()) * (1 - gbar)
 

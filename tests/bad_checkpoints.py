@@ -266,7 +266,7 @@ CONTENTS = {
     "random state without a number": Case(
         last(lambda c: c["streams"]["states"].update({"noise": c["streams"]["states"]["noise/1"]})), "damaged"
     ),
-    "random states of another device": Case(last(lambda c: c["streams"].update(device="tpu")), "--device tpu"),
+    "random states of no device": Case(last(lambda c: c["streams"].update(device="tpu")), "device tpu"),
     "part of an epoch that is a word": Case(last(lambda c: c.update(partial="half")), "damaged"),
     "part of an epoch in a wrong order": Case(
         last(lambda c: c.update(partial=part_of_an_epoch(order="abc"))), "damaged"

@@ -79,6 +79,12 @@ def start_main(run, *flags):
     )
 
 
+def pytest_configure(config):
+    """Hide the GPU from all tests but those of `-m gpu`, so that the suite means the same on every machine."""
+    if config.getoption("-m") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture
 def run_main(capsys):
     """Run main.py's main: returns exit code, lines on stdout, lines on stderr."""
