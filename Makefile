@@ -5,7 +5,7 @@ VENV ?= .venv
 RUN ?= checkpoints_run/demo
 KILLS ?= 100
 
-.PHONY: demo test test-gpu soak lint
+.PHONY: demo test test-gpu soak docs lint
 .DELETE_ON_ERROR:
 
 $(VENV)/requirements.done: requirements.txt
@@ -29,7 +29,13 @@ test-gpu:
 	$(PYTHON) -m pytest -n 0 -m gpu tests
 
 soak: $(VENV)/requirements-dev.done
-	$(VENV)/bin/python tests/soak.py --kills $(KILLS)
+	$(VENV)/bin/python tests/runs/soak.py --kills $(KILLS)
+
+# docs/flags.md from settings.py, docs/bad_inputs.md from the tests, results/README.md and README's table
+docs: $(VENV)/requirements-dev.done
+	$(VENV)/bin/python -c "from rules import describe_flags; from settings import make_parser; print(describe_flags(make_parser()), end='')" > docs/flags.md
+	$(VENV)/bin/python tests/runs/bad_inputs.py > docs/bad_inputs.md
+	$(VENV)/bin/python -m paper report
 
 lint: $(VENV)/requirements-dev.done
 	$(VENV)/bin/ruff check .

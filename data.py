@@ -1,35 +1,67 @@
-"""Datasets -> batches on the device: the whole set in memory as uint8, normalised as whole batches.
+"""Datasets -> splits -> batches on the device: the whole set in memory as uint8, normalised as whole batches.
 
-Digits come with scikit-learn; MNIST, Fashion-MNIST and CIFAR through torchvision, downloaded only where the files
-are not there; own images from folders (folder.py).
+DATASETS lists what there is; a new data set is a loader in loaders/ and an entry here.
 """
 
-import contextlib
-import os
-import socket
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from errors import UserError
-from folder import load_folder
-from streams import Streams
+from loaders import RawImages
+from loaders.digits import load_digits
+from loaders.from_torchvision import torchvision_loader
+from loaders.image_folder import load_folder
+from models.image_info import ImageInfo
+from models.methods import arguments_for
+from models.random_streams import Streams
 
-TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-DATASETS = (*TORCHVISION, "digits", "folder")
-NO_FLIP = ("mnist", "digits")  # a mirrored digit is another sign
-DOWNLOAD_TIMEOUT = 15  # seconds without an answer
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set.
+
+    Args:
+        load: (part, ...) -> RawImages; arguments with a setting's name get its value, `shape` that of a checkpoint.
+        mirror: --augment may mirror its images.
+        settings: those that only some data sets know.
+        defaults: of settings whose default depends on the data set.
+    """
+
+    load: Callable[..., RawImages]
+    mirror: bool = True
+    settings: tuple[str, ...] = ("data_dir",)
+    defaults: dict[str, object] = field(default_factory=lambda: {"batch_size": 128})
 
 
-class RawImages(NamedTuple):
-    """images (N, H, W, C) uint8, labels (N,) int64, names of the classes."""
+DATASETS = {
+    "cifar10": Dataset(torchvision_loader("cifar10", "CIFAR10")),
+    "cifar100": Dataset(torchvision_loader("cifar100", "CIFAR100")),
+    "mnist": Dataset(torchvision_loader("mnist", "MNIST"), mirror=False),  # a mirrored digit is another sign
+    "fashion-mnist": Dataset(torchvision_loader("fashion-mnist", "FashionMNIST")),
+    # few digits: smaller batches make more steps an epoch
+    "digits": Dataset(load_digits, mirror=False, settings=(), defaults={"batch_size": 32}),
+    "folder": Dataset(load_folder, settings=("data_dir", "image_size")),
+}
 
-    images: Tensor
-    labels: Tensor
-    classes: list[str]
+
+def datasets_with(setting: str) -> list[str]:
+    """Return the data sets that know a setting: all, unless some name it as their own."""
+    owners = [name for name, dataset in DATASETS.items() if setting in dataset.settings]
+    return owners or list(DATASETS)
+
+
+def load_images(name: str, part: str, **values) -> RawImages:
+    """Return the `train` or `test` part of a data set; values: settings that its loader may know.
+
+    Raises UserError where the files are missing, broken or not as expected.
+    """
+    load = DATASETS[name].load
+    return load(part=part, **arguments_for(load, values))
 
 
 @dataclass
@@ -50,112 +82,18 @@ class Split:
 
 
 @dataclass
-class DataInfo:
-    """What a checkpoint remembers of its data: image_shape (C, H, W), statistics of the training part per channel."""
-
-    classes: list[str]
-    image_shape: tuple[int, int, int]
-    mean: list[float]
-    std: list[float]
-
-    def __post_init__(self):
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}  # copied once, not at every batch
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 -> (B, C, H, W) float32 in channels_last memory, mean 0 and deviation 1."""
-        device = images.device
-        if device not in self._on_device:
-            self._on_device[device] = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
-        mean, std = self._on_device[device]
-        return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
-
-
-def load_raw(
-    name: str, data_dir: str, part: str, image_size: int | None = None, shape: tuple[int, int, int] | None = None
-) -> RawImages:
-    """The `train` or `test` part of a dataset. image_size or a fixed shape (C, H, W) apply to folder only.
-
-    Raises UserError where the files are missing, broken or not as expected.
-    """
-    if name == "digits":
-        return _load_digits(part)
-    if name == "folder":
-        return RawImages(*load_folder(data_dir, part, image_size, shape))
-    return _load_torchvision(name, data_dir, part)
-
-
-def _load_digits(part: str) -> RawImages:
-    """scikit-learn's 1,797 digits of 8x8 pixels; every part of every class is the same for all seeds."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    images = (images * 255 / 16).round().astype("uint8").reshape(-1, 8, 8, 1)
-    train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
-    chosen = train if part == "train" else test
-    return RawImages(torch.from_numpy(images[chosen]), torch.from_numpy(labels[chosen]).long(), list("0123456789"))
-
-
-def _load_torchvision(name: str, data_dir: str, part: str) -> RawImages:
-    import torchvision
-
-    kind = getattr(torchvision.datasets, TORCHVISION[name])
-    train = part == "train"
-    try:
-        dataset = kind(data_dir, train=train, download=False)
-    except (RuntimeError, FileNotFoundError):
-        _download(kind, name, data_dir)
-        dataset = kind(data_dir, train=train, download=False)
-    except Exception as error:
-        raise UserError(f"the {name} files in {data_dir} cannot be read ({error}): delete them") from error
-    images = torch.as_tensor(dataset.data)
-    if images.ndim == 3:
-        images = images.unsqueeze(-1)  # (N, H, W) -> (N, H, W, 1)
-    return RawImages(images, torch.as_tensor(dataset.targets).long(), [str(c) for c in dataset.classes])
-
-
-def _download(kind: type, name: str, data_dir: str) -> None:
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-            kind(data_dir, download=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"no {name} files in {os.path.abspath(data_dir)} and the download failed ({reason}): put torchvision's "
-            f"files there (or name their folder with --data-dir), or take --dataset digits, which needs no files"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, exact: (N, H, W, C) uint8 -> two lists of C numbers."""
-    values = torch.arange(256, dtype=torch.float64)
-    means, stds = [], []
-    for channel in images.unbind(-1):
-        counts = torch.bincount(channel.flatten(), minlength=256).double().cpu()
-        mean = (counts @ values / counts.sum()).item()
-        variance = (counts @ (values - mean) ** 2 / counts.sum()).item()
-        means.append(mean)
-        stds.append(max(variance**0.5, 1.0))  # a constant channel stays constant
-    return means, stds
-
-
-@dataclass
 class TrainingData:
-    """The training part, the validation part held out of it (may be empty) and what is known of both."""
+    """The training split, the validation split held out of it (may be empty) and what is known of both."""
 
-    info: DataInfo
+    info: ImageInfo
     train: Split
     validation: Split
 
 
 def training_data(
-    raw: RawImages, val_fraction: float, streams: Streams, info: DataInfo | None = None, train_size: int | None = None
+    raw: RawImages, val_fraction: float, streams: Streams, info: ImageInfo | None = None, train_size: int | None = None
 ) -> TrainingData:
-    """Split off the validation part, by (seed) alone, and move all to the device of the streams.
+    """Split off the validation images, by (seed) alone, and move all to the device of the streams.
 
     info: of a checkpoint to be continued; its statistics are taken over. train_size: so many of the others, None: all.
     Raises UserError for too few images.
@@ -173,12 +111,25 @@ def training_data(
     train, validation = whole.subset(order[held_out:][:train_size]), whole.subset(order[:held_out])
     if info is None:
         height, width, channels = raw.images.shape[1:]
-        info = DataInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))
+        info = ImageInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))
     return TrainingData(info, train.to(streams.device), validation.to(streams.device))
 
 
-def require_same(raw: RawImages, info: DataInfo, part: str) -> None:
-    """Raises UserError where the classes or the shape are not those of the checkpoint that info is from."""
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel, exact: (N, H, W, C) uint8 -> two lists of C numbers."""
+    values = torch.arange(256, dtype=torch.float64)
+    means, stds = [], []
+    for channel in images.unbind(-1):
+        counts = torch.bincount(channel.flatten(), minlength=256).double().cpu()
+        mean = (counts @ values / counts.sum()).item()
+        variance = (counts @ (values - mean) ** 2 / counts.sum()).item()
+        means.append(mean)
+        stds.append(max(variance**0.5, 1.0))  # a constant channel stays constant
+    return means, stds
+
+
+def require_same(raw: RawImages, info: ImageInfo, part: str) -> None:
+    """Raise UserError where the classes or the shape are not those of the checkpoint that info is from."""
     if raw.classes != info.classes:
         missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
@@ -188,22 +139,62 @@ def require_same(raw: RawImages, info: DataInfo, part: str) -> None:
         raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))
 
 
-def count_batches(count: int, batch_size: int) -> int:
-    """Of an epoch; see epoch_batches."""
-    single = count % batch_size == 1 and count > 1
-    return -(-count // batch_size) - single
+class Batch:
+    """Labels y (B,), and images x (B, C, H, W) that are made when they are first asked for."""
+
+    def __init__(self, y: Tensor, make_images: Callable[[], Tensor]):
+        self.y, self._make_images = y, make_images
+
+    @cached_property
+    def x(self) -> Tensor:
+        return self._make_images()
 
 
-def epoch_batches(count: int, batch_size: int, order: torch.Generator) -> list[Tensor]:
-    """The indices 0..count-1 in a drawn order, cut into batches; a last single one joins the batch before it."""
-    batches = list(torch.randperm(count, generator=order).split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+class Batches:
+    """The batches of every epoch, in an order that the generator of the epoch draws.
+
+    Args:
+        augment: whether images are cropped at random, and mirrored where `mirror` says so.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        info: ImageInfo,
+        batch_size: int,
+        streams: Streams,
+        augment: bool = False,
+        mirror: bool = True,
+    ):
+        self.split, self.info, self.batch_size, self.streams = split, info, batch_size, streams
+        self.augment, self.mirror = augment, mirror
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch; see `indices`."""
+        count, size = len(self.split), self.batch_size
+        return -(-count // size) - (count % size == 1 and count > 1)
+
+    def indices(self, order: torch.Generator) -> list[Tensor]:
+        """Draw the images of each batch of an epoch; a last single one joins the batch before it."""
+        batches = list(torch.randperm(len(self.split), generator=order).split(self.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return [indices.to(self.streams.device, non_blocking=True) for indices in batches]
+
+    def batch(self, indices: Tensor, epoch: int, number: int) -> Batch:
+        """Return batch `number` of an epoch, the same for all blocks."""
+
+        def images() -> Tensor:
+            chosen = self.split.images[indices]
+            if self.augment:
+                chosen = augment(chosen, self.streams.fresh(f"augment/{epoch}", number), self.mirror)
+            return self.info.normalise(chosen)
+
+        return Batch(self.split.labels[indices], images)
 
 
-def augment(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
-    """Random crops of images padded by an eighth of their side, and mirror images; (B, H, W, C) uint8 -> the same."""
+def augment(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
+    """Crop images, padded by an eighth of their side, at random, and mirror some: (B, H, W, C) uint8 -> the same."""
     batch, height, width, _ = images.shape
     pad_y, pad_x = max(1, height // 8), max(1, width // 8)
     padded = F.pad(images, (0, 0, pad_x, pad_x, pad_y, pad_y))
@@ -213,7 +204,7 @@ def augment(images: Tensor, generator: torch.Generator, flip: bool) -> Tensor:
 
     rows = draw(2 * pad_y + 1) + torch.arange(height, device=images.device)  # (B, H)
     columns = torch.arange(width, device=images.device).expand(batch, -1)  # (B, W)
-    if flip:
+    if mirror:
         columns = torch.where(draw(2) == 1, columns.flip(1), columns)
     columns = columns + draw(2 * pad_x + 1)
     index = torch.arange(batch, device=images.device)[:, None, None]

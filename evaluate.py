@@ -1,26 +1,107 @@
-"""Accuracy by carrying noise to an answer: R inference runs, read out in three ways, and their calibration."""
+"""Accuracy by carrying noise to an answer: R inference runs, read out in three ways, and how far to trust them.
 
-from argparse import Namespace
+The model sees images only; labels are compared with its finished answers here, outside of it.
+"""
+
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from calibration import Calibration, CalibrationSum, vote_shares
-from checkpoint import write_atomic
-from data import DataInfo, Split
-from distributed import ALONE, Ranks
+from data import Split, TrainingData
 from models.classifier import Classifier
-from readout import joined_answers, mean_and_error
-from streams import Streams
+from models.random_streams import Streams
+from settings import READOUTS
 
 EVAL_BATCH = 500  # images at a time
 EXAMPLES = 24  # images kept for the pictures
-VALIDATION_STEPS = 50  # at most, of ct, fm and adjoint while they train and for the examples
+VALIDATION_STEPS = 50  # at most, of the methods that take many, while they train and for the examples
+BINS = 15  # of a calibration
+LEAST = 1e-12  # a smaller probability counts as this one in the log-likelihood
+
+
+def joined_answers(probabilities: Tensor) -> dict[str, Tensor]:
+    """Return what the first r runs answer together, r = 1..R: (R, B, m) -> (R, B) for `vote` and for `mean`.
+
+    vote: the most frequent class, ties to the larger mean probability.
+    """
+    runs, _, m = probabilities.shape
+    votes = F.one_hot(probabilities.argmax(dim=2), m).cumsum(dim=0)
+    count = torch.arange(1, runs + 1, device=probabilities.device).view(-1, 1, 1)
+    mean = probabilities.cumsum(dim=0) / count
+    return {"vote": (votes + mean / 2).argmax(dim=2), "mean": mean.argmax(dim=2)}
+
+
+def answer(probabilities: Tensor, readout: str) -> tuple[int, float]:
+    """Return the class y of one image by R runs (R, m), and how sure it is, a number of at most 1.
+
+    That is y's probability in the first run for sample, its share of the votes for vote, its mean probability for mean.
+    """
+    if readout == "sample":
+        probabilities = probabilities[:1]
+        y = probabilities[0].argmax().item()
+    else:
+        y = joined_answers(probabilities.unsqueeze(1))[readout][-1].item()
+    sure = probabilities.argmax(dim=1) == y if readout == "vote" else probabilities[:, y]
+    return y, sure.float().mean().item()
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Return the mean and its standard error; a single value has an error of 0."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return statistics.fmean(values), error
+
+
+def vote_shares(probabilities: Tensor) -> Tensor:
+    """Return the share of the runs that end in a class, with one more run spread over all: (R, B, m) -> (B, m)."""
+    runs, _, m = probabilities.shape
+    votes = F.one_hot(probabilities.argmax(dim=2), m).sum(dim=0)
+    return (votes + 1 / m) / (runs + 1)
+
+
+@dataclass
+class Calibration:
+    """Return whether answers given with probability p come true in p of all cases.
+
+    nll: mean of -log p(true class). bins (3, BINS): count, mean confidence and accuracy (0 to 1) by confidence.
+    """
+
+    nll: float
+    bins: Tensor
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error in per cent: mean distance of confidence and accuracy over the answers."""
+        count, confidence, accuracy = self.bins
+        return (100 * (count * (confidence - accuracy).abs()).sum() / count.sum()).item()
+
+
+class CalibrationSum:
+    """Gathers the calibration of one way to estimate p(y given x) batch by batch, on the device."""
+
+    def __init__(self, device: torch.device):
+        self.nll = torch.zeros((), dtype=torch.float64, device=device)
+        self.bins = torch.zeros(3, BINS, dtype=torch.float64, device=device)
+
+    def add(self, p: Tensor, labels: Tensor) -> None:
+        """Count p (B, m) against labels (B,)."""
+        self.nll -= p.gather(1, labels.unsqueeze(1)).clamp(min=LEAST).log().double().sum()
+        confidence, predicted = p.max(dim=1)
+        values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).to(p.dtype)])
+        place = (confidence * BINS).long().clamp(max=BINS - 1)
+        self.bins.index_add_(1, place, values.double())
+
+    def finish(self) -> Calibration:
+        count, confidence, correct = self.bins.cpu()
+        share = count.clamp(min=1)
+        bins = torch.stack([count, confidence / share, correct / share])
+        return Calibration((self.nll.cpu() / count.sum()).item(), bins)
 
 
 @dataclass
@@ -37,20 +118,15 @@ class Evaluation:
     calibration: dict[str, Calibration]  # of the runs' mean probability and of the share of their votes
 
     def accuracy(self, readout: str | None = None) -> tuple[float, float]:
-        """Mean and standard error of the readout (default: the one asked for); joined runs have no error."""
+        """Return mean and standard error of a readout (default: the one asked for); joined runs have no error."""
         readout = readout or self.readout
         if readout != "sample":
             return self.by_runs[readout][-1], 0.0
         return mean_and_error(self.per_run)
 
 
-def inference_generators(streams: Streams, purpose: str, runs: int) -> list[torch.Generator]:
-    """Run r always draws the same noise, however many runs there are and whatever was evaluated before."""
-    return [streams.fresh(purpose, r) for r in range(runs)]
-
-
 class _Sums:
-    """What an evaluation counts batch by batch, on the device."""
+    """Counts what an evaluation needs, batch by batch, on the device."""
 
     def __init__(self, runs: int, steps: int, m: int, readout: str, device: torch.device):
         self.readout, self.m, self.images = readout, m, 0
@@ -61,13 +137,13 @@ class _Sums:
         self.calibration = {name: CalibrationSum(device) for name in ("mean", "vote")}
 
     def add_step(self, step: int, log_prob: Tensor, weights: Tensor | None, labels: Tensor) -> None:
-        """log_prob and weights (R, B, m)."""
+        """Count a step on the way; log_prob and weights (R, B, m)."""
         self.by_step[0, step] += (log_prob.argmax(dim=2) == labels).sum()
         if weights is not None:
             self.by_step[1, step] += (weights.argmax(dim=2) == labels).sum()
 
     def add_answers(self, probabilities: Tensor, labels: Tensor) -> None:
-        """probabilities (R, B, m) at the end."""
+        """Count the probabilities (R, B, m) at the end."""
         self.images += len(labels)
         answers, joined = probabilities.argmax(dim=2), joined_answers(probabilities)
         self.per_run += (answers == labels).sum(dim=1)
@@ -93,125 +169,102 @@ class _Sums:
         )
 
 
-@torch.no_grad()
-def evaluate(
-    model: Classifier,
-    info: DataInfo,
-    split: Split,
-    generators: list[torch.Generator],
-    readout: str = "sample",
-    how: dict | None = None,
-    hides_bar: bool | None = None,
-) -> Evaluation:
-    """Accuracy on a split, one inference run for each generator. The model sees images only.
-
-    Labels are compared with the finished predictions here, outside the model. Leaves the model in eval mode.
-    how: settings of model.denoise.
-    """
-    model.eval()
-    how = how or {}
-    times = model.times(**how)
-    sums = _Sums(len(generators), len(times), len(info.classes), readout, split.labels.device)
-    batches = zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True)
-    total = -(-len(split) // EVAL_BATCH)
-    for images, labels in tqdm(batches, total=total, desc="evaluate", unit="batch", disable=hides_bar, leave=False):
-        path = model.denoise(info.normalise(images), generators, **how)
-        next(path)  # z_0, mere noise
-        for step, (z, weights) in enumerate(path):
-            log_prob = model.log_prob(z)
-            sums.add_step(step, log_prob, weights, labels)
-        sums.add_answers(log_prob.exp(), labels)
-    return sums.finish(times, with_u_hat=weights is not None)
-
-
-@torch.no_grad()
-def example_paths(
-    model: Classifier, info: DataInfo, split: Split, generators: list[torch.Generator], how: dict
-) -> dict[str, np.ndarray]:
-    """Some images spread over the split, with what the model makes of them: material for the pictures.
-
-    images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (1 + steps shown, E, d)
-    of the first run and path_class (E,) that it ends in, W_embed (m, d), classes (m,).
-    """
-    model.eval()
-    count = min(EXAMPLES, len(split))
-    chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
-    path = [z for z, _ in model.denoise(info.normalise(chosen.images), generators, **how)]
-    content = {
-        "images": chosen.images,
-        "labels": chosen.labels,
-        "probabilities": model.log_prob(path[-1]).exp().mean(dim=0),
-        "path_class": model.log_prob(path[-1][0]).argmax(dim=1),
-        "z_path": torch.stack([z[0] for z in path]),
-        "W_embed": model.W_embed,
-    }
-    arrays = {name: value.detach().cpu().numpy() for name, value in content.items()}
-    return {**arrays, "classes": np.array(info.classes)}
-
-
-def inference_settings(args: Namespace) -> list[dict]:
-    """All ways of inference that the settings ask for, as settings of model.denoise; the last one is the result's."""
-    if args.method == "dt":
-        return [{"stochastic": args.inference == "stochastic"}]
-    if args.method == "backprop":
-        return [{}]
-    if args.method == "adjoint":
-        return [{"steps": n} for n in args.steps]
-    ode = {"sampler": "ode"} if args.method == "ct" else {}
-    ways = []
-    for sampler in args.sampler or ["ode"]:
-        if sampler == "ancestral":
-            ways += [{"sampler": "ancestral", "steps": n} for n in args.steps]
-            continue
-        for solver in args.solver:
-            steps = args.steps if solver != "dopri5" else [VALIDATION_STEPS]
-            ways += [{**ode, "solver": solver, "steps": n} for n in steps]
-    return ways
-
-
 @dataclass
 class Evaluator:
-    """Evaluates a model as the settings of its run say."""
+    """Evaluates a model by inference runs.
 
-    args: Namespace
+    Args:
+        ways: arguments of model.denoise, one dict for each way of inference; the last one counts.
+        runs, readout: inference runs, and which answer of theirs counts.
+        relay: see NoPropNetDT.denoise.
+        hides_bars: tqdm's `disable`.
+    """
+
     model: Classifier
-    info: DataInfo
     streams: Streams
-    ranks: Ranks = ALONE
+    ways: list[dict]
+    runs: int = 5
+    readout: str = READOUTS[0]
+    relay: Callable | None = None
+    hides_bars: bool | None = True
 
-    @cached_property
-    def ways(self) -> list[dict]:
-        """See inference_settings. With torchrun the class weights of the blocks go round."""
-        relay = {"relay": self.ranks.relay} if self.ranks.size > 1 else {}
-        return [way | relay for way in inference_settings(self.args)]
+    def evaluate(self, split: Split, purpose: str = "inference", way: dict | None = None) -> Evaluation:
+        """Return the accuracies on a split. The noise is that of `purpose`, the same at every call.
 
-    def evaluate(self, split: Split, purpose: str, way: dict | None = None) -> Evaluation:
-        """The noise is that of `purpose`, the same at every call: evaluations differ by the weights only."""
-        generators = inference_generators(self.streams, purpose, self.args.eval_runs)
-        how = self.ways[-1] if way is None else way
-        return evaluate(self.model, self.info, split, generators, self.args.readout, how, self.ranks.hides_bars)
+        Run r always draws the same noise, however many runs there are and whatever was evaluated before.
+        Leaves the model in eval mode.
+        """
+        self.model.eval()
+        generators, how = self._generators(purpose), self.ways[-1] if way is None else way
+        times, m = self.model.times(**how), len(self.model.info.classes)
+        sums = _Sums(self.runs, len(times), m, self.readout, split.labels.device)
+        batches = list(zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True))
+        for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
+            path = self._path(images, generators, how)
+            next(path)  # z_0, mere noise
+            for step, (z, weights) in enumerate(path):
+                log_prob = self._log_prob(z)
+                sums.add_step(step, log_prob, weights, labels)
+            sums.add_answers(log_prob.exp(), labels)
+        return sums.finish(times, with_u_hat=weights is not None)
 
-    def validate(self, split: Split) -> Evaluation:
-        """As `evaluate`, with fewer steps where it takes many: it is done after every epoch."""
-        return self.evaluate(split, "validation", self._quick(self.ways[-1]))
-
-    def _quick(self, way: dict) -> dict:
+    def quick(self) -> dict:
+        """Return the way of inference that counts, with fewer steps where it takes many."""
+        way = self.ways[-1]
         return {**way, "steps": min(way["steps"], VALIDATION_STEPS)} if "steps" in way else way
 
-    def write_examples(self, run: Path, evaluation: Evaluation, split: Split, split_name: str, epoch: int) -> None:
-        """logs/examples.npz: what the pictures need of an evaluation, so that they need neither data nor model."""
-        generators = inference_generators(self.streams, "examples", self.args.eval_runs)
+    def examples(self, split: Split) -> dict[str, np.ndarray]:
+        """Return some images spread over a split, with what the model makes of them: material for the pictures.
+
+        images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (1 + steps shown, E, d)
+        of the first run and path_class (E,) that it ends in, W_embed (m, d), classes (m,), and the model's curves.
+        """
+        self.model.eval()
+        count = min(EXAMPLES, len(split))
+        chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
+        path = [z for z, _ in self._path(chosen.images, self._generators("examples"), self.quick())]
         content = {
-            **example_paths(self.model, self.info, split, generators, self._quick(self.ways[-1])),
-            "split": np.array(split_name),
-            "epoch": np.array(epoch),
-            "readout": np.array(evaluation.readout),
-            "times": np.array(evaluation.times),
-            "per_step_accuracy": np.array(evaluation.per_step_accuracy),
-            "per_step_u_hat": np.array(evaluation.per_step_u_hat or []),
-            "confusion": evaluation.confusion.numpy(),
-            **{f"calibration_{name}": part.bins.numpy() for name, part in evaluation.calibration.items()},
-            **{f"by_runs_{name}": np.array(values) for name, values in evaluation.by_runs.items()},
+            "images": chosen.images,
+            "labels": chosen.labels,
+            "probabilities": self._log_prob(path[-1]).exp().mean(dim=0),
+            "path_class": self._log_prob(path[-1][0]).argmax(dim=1),
+            "z_path": torch.stack([z[0] for z in path]),
+            "W_embed": self.model.W_embed,
+            **self.model.curves(),
         }
-        if self.ranks.first:
-            write_atomic(run / "logs" / "examples.npz", lambda file: np.savez_compressed(file, **content))
+        arrays = {name: value.detach().cpu().numpy() for name, value in content.items()}
+        return {**arrays, "classes": np.array(self.model.info.classes)}
+
+    def _generators(self, purpose: str) -> list[torch.Generator]:
+        return [self.streams.fresh(purpose, r) for r in range(self.runs)]
+
+    def _path(self, images: Tensor, generators: list[torch.Generator], how: dict):
+        relay = {"relay": self.relay} if self.relay else {}
+        return self.model.denoise(self.model.info.normalise(images), generators, **how, **relay)
+
+    @torch.no_grad()
+    def _log_prob(self, z: Tensor) -> Tensor:
+        return self.model.log_prob(z)
+
+
+def accuracies_after_epoch(
+    evaluator: Evaluator,
+    data: TrainingData,
+    watched: Split | None = None,
+    from_first: Callable[[Callable[[], object]], object] = lambda make: make(),
+) -> tuple[dict, Evaluation | None]:
+    """Return the accuracies of an epoch's row, and the evaluation of the validation split (None where it is empty).
+
+    The accuracy on training images is that of as many as there are validation images (a tenth of all without them),
+    without augmentation and dropout. watched: test images, looked at for curves only. from_first: the number that
+    chooses the best epoch is that of the first of several processes.
+    """
+    train, validation = data.train, data.validation
+    look = partial(evaluator.evaluate, purpose="validation", way=evaluator.quick())
+    probe = len(validation) or max(1, len(train) // 10)
+    row = dict(zip(("train_accuracy", "train_accuracy_sem"), look(train.subset(slice(probe))).accuracy(), strict=True))
+    result = look(validation) if len(validation) else None
+    row["val_accuracy"] = from_first(lambda: result.accuracy()[0] if result else None)
+    if watched:
+        row["test_accuracy"] = look(watched).accuracy()[0]
+    return row, result

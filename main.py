@@ -15,253 +15,198 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 import os
 import sys
 import warnings
-from argparse import Namespace
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from build import model_from_checkpoint, new_model
-from checkpoint import LAST, load_checkpoint, load_last, save_best, save_run, write_json
-from compare import compare
-from data import DataInfo, Split, load_raw, require_same, training_data
-from devices import compile_blocks, pick_device, set_numerics
-from distributed import Ranks
-from epochs import Training
-from errors import UserError, printable, reading, reading_checkpoint
-from evaluate import Evaluator, inference_generators, inference_settings
-from folder import decode_images, match_channels
-from live import LiveBoard, require_tensorboard
-from models.classifier import Classifier
-from offload import move_without_blocks
-from options import adopt, check_ranks, parse_flags, settle, take_embedding_settings
-from parts import check_parts, format_blocks, join_parts, require_whole
-from readout import answer
-from report import describe_progress, describe_run, go_on, print_accuracies, test_model, versions
-from resources import is_out_of_memory, out_of_memory, reuse_freed_memory
-from run_folder import open_run_folder, set_aside_earlier_run
-from stops import Stopped, StopSignals
-from streams import Streams
-from train import Trainer, WholeTrainer
-from visualize import draw_run
+from assemble import add_callbacks, load_data, load_test, make_evaluator, make_model, make_trainer, restored
+from command_line import as_flag
+from errors import UserError, printable, reading
+from evaluate import answer
+from hardware.device import pick_device, set_numerics
+from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
+from loaders.image_folder import decode_images, match_channels
+from models.blocks import format_blocks
+from models.checkpoint import require_whole
+from models.image_info import ImageInfo
+from models.methods import methods_with
+from models.random_streams import Streams
+from rules import adopt, check_ranks, parse, settle, take_embedding_settings
+from runs.checkpoint import BEST, LAST, load_checkpoint, load_last, save_run
+from runs.folder import open_run_folder
+from runs.launch import same_flags, start_or_continue
+from runs.opening import announce, make_room, resumable, write_config
+from runs.process import OneProcess
+from runs.reader import finished_run, read_json
+from runs.report import print_accuracies
+from runs.results import RunResults
+from runs.signals import Stopped, StopSignals
+from runs.tensorboard import TensorBoard
+from runs.versions import launch_id
+from settings import Settings
 
 DEFAULT_RUN = "checkpoints_run"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0 done, 1 another rank died, 2 bad input (one line on stderr), 130 and 143 stopped by a signal."""
+    """Return the exit code: 0 done, 1 another rank died, 2 bad input (one line on stderr), 130 and 143 signals."""
     # torch's own: forward-mode differentiation still loads code that it made with torch.jit.script
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     reuse_freed_memory()
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
-    ranks = Ranks.from_environment()
+    processes = processes_of_this_run()
     try:
         with StopSignals() as stops:
-            if ranks.first:
-                run_command(argv, ranks, stops)
+            if processes.first:
+                run_command(argv, processes, stops)
             else:
                 with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                    run_command(argv, ranks, stops)
+                    run_command(argv, processes, stops)
     except UserError as error:
-        ranks.report(printable(error))
-        return ranks.leave(2)
+        return fail(processes, printable(error))
     except OSError as error:
-        ranks.report(printable(f"{error}: the files written before are intact{getattr(error, 'note', '')}"))
-        return ranks.leave(2)
+        return fail(processes, printable(f"{error}: the files written before are intact{getattr(error, 'note', '')}"))
     except MemoryError as error:
-        ranks.report(out_of_memory(error))
-        return ranks.leave(2)
+        return fail(processes, out_of_memory(error))
     except Stopped as stop:
-        if ranks.tells():
+        if processes.tells():
             print("main.py: stopped;", printable(stop.note), file=sys.stderr)
-        return ranks.leave(stop.code)
+        return processes.leave(stop.code)
     except RuntimeError as error:
-        dead = ranks.who_died()
-        if dead is None and not is_out_of_memory(error):
+        if dead := processes.who_died():
+            if processes.tells():
+                print(f"main.py: error: {dead} died; the files saved before are intact", file=sys.stderr)
+            return processes.leave(1)
+        if not is_out_of_memory(error):
             raise
-        if dead is None:
-            ranks.report(out_of_memory(error))
-            return ranks.leave(2)
-        if ranks.tells():
-            print(f"main.py: error: {dead} died; the files saved before are intact", file=sys.stderr)
-        return ranks.leave(1)
+        return fail(processes, out_of_memory(error))
     return 0
 
 
-def run_command(argv: list[str] | None, ranks: Ranks, stops: StopSignals) -> None:
-    args, given = parse_flags(argv)
-    if args.evaluate or args.predict or args.merge or args.compare:
-        check_ranks(args, ranks.size)
-    if args.evaluate:
-        evaluate_checkpoint(args, given)
-    elif args.predict:
-        predict_files(args, given)
-    elif args.merge:
-        merge(args)
-    elif args.compare:
-        compare(args, given, run_folder(args))
+def fail(processes: OneProcess, line: str) -> int:
+    """Tell the user what is wrong, and return the exit code of bad input."""
+    processes.report(line)
+    return processes.leave(2)
+
+
+def processes_of_this_run() -> OneProcess:
+    """Return this process among those that torchrun started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return OneProcess()
+    from parallel.ranks import Ranks
+
+    return Ranks.from_environment()
+
+
+def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignals) -> None:
+    """Do what the command line says."""
+    s, given = parse(argv)
+    if s.evaluate or s.predict or s.merge or s.compare:
+        check_ranks(s, processes.size)
+    if s.evaluate:
+        evaluate_checkpoint(s, given)
+    elif s.predict:
+        predict_files(s, given)
+    elif s.merge:
+        merge(s)
+    elif s.compare:
+        compare(s, given)
     else:
-        ranks.connect()
+        processes.connect()
         with ExitStack() as folder:
-            train(args, given, ranks, stops, folder)
+            train(s, given, processes, stops, folder)
 
 
-def train(args: Namespace, given: set[str], ranks: Ranks, stops: StopSignals, folder: ExitStack) -> None:
-    """Train a new model, or go on from a checkpoint; then test it once, with the best weights."""
-    if args.tensorboard:
-        require_tensorboard()
-    trainer, test = prepare(args, given, ranks, stops, folder)
-    args, run = trainer.args, trainer.run
-    board = LiveBoard(run) if args.tensorboard and ranks.first else None
-    with resumable(trainer):
-        trainer.fit(board.after_epoch if board else None)
+def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignals, folder: ExitStack) -> None:
+    """Train a new model, or go on from a checkpoint; then test it once, with the best weights.
+
+    The run folder stays locked until `folder` is closed.
+    """
+    run = run_folder(s)
+    s, checkpoint, source = training_settings(s, given, processes)
+    streams = Streams(s.seed, use_device(s, processes))
+    board = TensorBoard(run, lambda: draw_figures(run)) if s.tensorboard and processes.first else None
+    data, test = load_data(s, checkpoint, streams, processes)
+    if processes.first:
+        folder.enter_context(open_run_folder(run))
+    model = make_model(s, checkpoint, source, data, streams, processes)
+    trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
+    if checkpoint:
+        with reading(f"the checkpoint {s.checkpoint}", "take another one"):
+            trainer.load_state_dict(checkpoint)
+    evaluator = make_evaluator(s, model, streams, processes)
+    results = RunResults(run, s, evaluator, trainer.W_embed_start, processes)
+    add_callbacks(trainer, s, results, data, stops, board)
+    if processes.first:
+        announce(trainer, s, results, data, test, checkpoint)
+    with resumable(trainer, run, processes):
+        with stops.held():
+            trainer.fit(s.epochs, s.early_stopping_patience)
         if test:
-            result = test_model(trainer.evaluator, test, run, trainer.best_dict())
-        ranks.close()
-        if not ranks.first:
+            trained = trainer.row_of_best()
+            evaluation = results.test(test, trained)
+        processes.close()
+        if not processes.first:
             return
         draw_pictures(run)
         if board:
             board.close(trainer.epoch)
-    if not test:
-        held = f"blocks {format_blocks(args.blocks)} of {args.num_blocks} are in {run / 'last.pt'}"
-        join = f"join all parts with: python main.py --merge {run / 'last.pt'} ... --checkpoint-dir DIR"
-        print(printable(f"{held}; {join}"))
-        return
-    print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
-    print_accuracies(args, result)
-
-
-def prepare(
-    args: Namespace, given: set[str], ranks: Ranks, stops: StopSignals, folder: ExitStack
-) -> tuple[Training, Split | None]:
-    """Settings, data, model and run folder of a training; its test images, None where only --blocks are trained.
-
-    The run folder stays locked until `folder` is closed.
-    """
-    args, checkpoint, source = training_settings(args, given, ranks)
-    device = pick_device(args, ranks.local_rank)
-    set_numerics(device, not args.no_deterministic)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    streams = Streams(args.seed, device)
-    run = run_folder(args)
-
-    info = DataInfo(**checkpoint["info"]) if checkpoint else None
-    with ranks.one_per_machine_first():
-        raw = load_raw(args.dataset, args.data_dir, "train", args.image_size, info.image_shape if info else None)
-        if info:
-            require_same(raw, info, "training")
-        data = training_data(raw, args.val_fraction, streams, info, args.train_size)
-        test = None if args.blocks else load_test(args, data.info)
-    if ranks.first:
-        folder.enter_context(open_run_folder(run))
-    held = ranks.deal(args.blocks or range(1, args.num_blocks + 1)) if args.method == "dt" else None
-    if checkpoint:
-        model = model_from_checkpoint(args, data.info, checkpoint["model"], held)
+    if test:
+        print(f"tested: the weights of epoch {trained['epoch']} of {trainer.epoch}")
+        print_accuracies(evaluation, s.steps_report, s.num_blocks is not None)
     else:
-        model = new_model(args, data.info, data.train, streams, held, source)
-    move(model, args, device)
-    kind = Trainer if args.method == "dt" else WholeTrainer
-    watched = test.to(device) if args.test_every_epoch else None
-    trainer = kind(model, data, args, streams, run, ranks, watched, stops)
-    if checkpoint:
-        with reading_checkpoint(args.checkpoint):
-            trainer.load_state_dict(checkpoint)
-    announce(trainer, test, checkpoint)
-    return trainer, test
+        held = f"blocks {format_blocks(s.blocks)} of {s.num_blocks} are in {run / LAST}"
+        print(printable(f"{held}; join all parts with: python main.py --merge {run / LAST} ... --checkpoint-dir DIR"))
 
 
-def move(model: Classifier, args: Namespace, device: torch.device) -> None:
-    """Onto the device that trains it; with --offload-blocks all but its blocks."""
-    if args.offload_blocks:
-        move_without_blocks(model, device)
-    else:
-        model.to(device)
-    if args.compile:
-        compile_blocks(model)
-
-
-def training_settings(args: Namespace, given: set[str], ranks: Ranks) -> tuple[Namespace, dict | None, dict | None]:
-    """All settings; the checkpoint to continue and that of --embedding-from, None where there is none."""
+def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tuple[Settings, dict | None, dict | None]:
+    """Return all settings; the checkpoint to continue and that of --embedding-from, None where there is none."""
     source = None
-    checkpoint = ranks.from_first(lambda: checkpoint_to_continue(args, ranks))
+    path, checkpoint = processes.from_first(lambda: checkpoint_to_continue(s, processes))
     if checkpoint:
-        args = adopt(args, given, checkpoint["config"])
-        if args.epochs < (begun := checkpoint["epoch"] + bool(checkpoint.get("partial"))):
-            raise UserError(f"{args.checkpoint} has {begun} epochs already: raise --epochs above that")
+        s = adopt(replace(s, checkpoint=path), given, checkpoint["config"])
+        if s.epochs < (begun := checkpoint["epoch"] + bool(checkpoint.get("partial"))):
+            raise UserError(f"{s.checkpoint} has {begun} epochs already: raise --epochs above that")
     else:
-        if args.embedding_from:
-            source = ranks.from_first(lambda: load_checkpoint(args.embedding_from))
-            take_embedding_settings(args, given, source)
-        settle(args, given)
-    check_ranks(args, ranks.size)
-    return args, checkpoint, source
+        if s.embedding_from:
+            source = processes.from_first(lambda: load_checkpoint(s.embedding_from))
+            s = take_embedding_settings(s, given, source["config"])
+        s = settle(s, given)
+    check_ranks(s, processes.size)
+    return s, checkpoint, source
 
 
-def checkpoint_to_continue(args: Namespace, ranks: Ranks) -> dict | None:
-    """That of --checkpoint; after a restart by torchrun last.pt of the run. None for a new run."""
-    last = run_folder(args) / LAST
-    if ranks.restarts and last.exists():
-        args.checkpoint = str(last)
-    if not args.checkpoint:
-        return None
-    checkpoint, instead = load_last(args.checkpoint)
+def checkpoint_to_continue(s: Settings, processes: OneProcess) -> tuple[str | None, dict | None]:
+    """Return path and content of --checkpoint; after a restart by torchrun of last.pt. None for a new run."""
+    path, run = s.checkpoint, run_folder(s)
+    if processes.restarted and (run / LAST).exists():
+        config = read_json(run / "config.json") or {}
+        if config.get("versions", {}).get("launch") == launch_id():  # else last.pt is of an earlier run
+            path = str(run / LAST)
+    if not path:
+        return None, None
+    checkpoint, instead = load_last(path)
     if instead:
         print(printable(f"main.py: {instead}"), file=sys.stderr)
     if "optimizers" not in checkpoint:
-        raise UserError(f"{args.checkpoint} holds a model only: to continue training take last.pt of its folder")
-    return checkpoint
+        raise UserError(f"{path} holds a model only: to continue training take last.pt of its folder")
+    return path, checkpoint
 
 
-def announce(trainer: Training, test: Split | None, checkpoint: dict | None) -> None:
-    """Tell what is going to be trained, and write config.json; an earlier run in the folder is set aside."""
-    args, data, run, ranks = trainer.args, trainer.data, trainer.run, trainer.ranks
-    if not ranks.first:
-        return
-    if checkpoint is None or Path(args.checkpoint).resolve().parent != run.resolve():
-        make_room(run)
-    if checkpoint:
-        save_best(run, checkpoint)
-    if trainer.epoch < args.epochs:
-        (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
-    sizes = {"training": len(data.train), "validation": len(data.validation)}
-    print(describe_run(args, data.info, trainer.model, sizes | ({"test": len(test)} if test else {}), ranks))
-    if trainer.running:
-        print(f"going on in epoch {trainer.epoch + 1}, of which {trainer.running.done} steps are done")
-    threads, device = torch.get_num_threads(), trainer.streams.device.type
-    if checkpoint and checkpoint["streams"]["device"] != device:
-        print(
-            f"trained on {checkpoint['streams']['device']} so far, whose random states {device} cannot take over: noise "
-            "and dropout begin new streams, so the run is no longer equal to the bit to one on one device"
-        )
-    if checkpoint and checkpoint.get("threads", threads) != threads:
-        print(f"trained with {checkpoint['threads']} threads so far: from here on equal up to rounding, not to the bit")
-    if trainer.epoch < args.epochs or not (run / "config.json").exists():  # else it is of what trained the run
-        write_json(run / "config.json", {**vars(args), "versions": versions(trainer.streams.device, ranks.size)})
+def draw_figures(run: Path):
+    """Yield the pictures of a run with their names."""
+    from visualize import draw_figures
 
-
-@contextmanager
-def resumable(trainer: Training):
-    """Whoever stops the training, or a write that fails, leaves the user told how to go on."""
-    try:
-        yield
-    except (Stopped, OSError) as stop:
-        last = trainer.run / LAST
-        command = go_on(last, trainer.ranks.size)
-        if isinstance(stop, OSError):
-            remedy = "someone must read the output" if isinstance(stop, BrokenPipeError) else "make room"
-            stop.note = f"; {remedy}, then continue with: {command}" if last.exists() else ""
-        elif last.exists():
-            stop.note = f"{describe_progress(trainer.history, trainer.running)}, continue with: {command}"
-        else:
-            stop.note = "no step was finished, so nothing is saved"
-        raise
+    return draw_figures(run)
 
 
 def draw_pictures(run: Path) -> None:
-    """Whatever goes wrong in drawing, the result of the training is still to be printed."""
+    """Draw the pictures; whatever goes wrong, the result of the training is still to be printed."""
     try:
+        from visualize import draw_run
+
         for path in draw_run(run):
             print(f"drawn: {printable(path)}")
     except Exception as error:
@@ -269,93 +214,102 @@ def draw_pictures(run: Path) -> None:
         print(printable(what), file=sys.stderr)
 
 
-def evaluate_checkpoint(args: Namespace, given: set[str]) -> None:
-    """Accuracy of a checkpoint's model on the test images; its settings and data come from the checkpoint."""
-    checkpoint = load_checkpoint(args.checkpoint)
-    require_whole(args.checkpoint, checkpoint)
-    args = adopt(args, given, checkpoint["config"])
-    device = pick_device(args)
-    set_numerics(device, not args.no_deterministic)
-    run = run_folder(args)
-    info = DataInfo(**checkpoint["info"])
-    test = load_test(args, info)
-    model = model_from_checkpoint(args, info, checkpoint["model"]).to(device)
-    evaluator = Evaluator(args, model, info, Streams(args.seed, device))
-    if (run / LAST).exists() and run.resolve() != Path(args.checkpoint).resolve().parent:
-        raise UserError(f"{run} holds another training than {args.checkpoint}: name another --checkpoint-dir")
+def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
+    """Print the accuracy of a checkpoint's model on the test images; its settings and data are the checkpoint's."""
+    run, checkpoint = run_folder(s), load_checkpoint(s.checkpoint)
+    require_whole(s.checkpoint, checkpoint)
+    s = adopt(s, given, checkpoint["config"])
+    device = use_device(s)
+    test = load_test(s, ImageInfo(**checkpoint["info"]))
+    model = restored(s.checkpoint, checkpoint).to(device)
+    results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
+    if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
+        raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
     with open_run_folder(run):
         if not (run / LAST).exists():
-            write_json(run / "config.json", {**vars(args), "versions": versions(device)})
+            write_config(run, s.as_dict(), device)
         begun = " and a part of the next" if checkpoint.get("partial") else ""
-        source = f"{args.checkpoint}: epoch {checkpoint['epoch']}{begun}"
-        print(printable(f"{source}, {len(test)} {args.dataset} test images; results go to {run}"))
-        result = test_model(evaluator, test, run, checkpoint)
+        source = f"{s.checkpoint}: epoch {checkpoint['epoch']}{begun}"
+        print(printable(f"{source}, {len(test)} {s.dataset} test images; results go to {run}"))
+        evaluation = results.test(test, checkpoint)
         draw_pictures(run)
-    print_accuracies(args, result)
+    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None)
 
 
-def predict_files(args: Namespace, given: set[str]) -> None:
-    """Class and probability of image files, a line each: file, class, per cent."""
-    checkpoint = load_checkpoint(args.checkpoint)
-    require_whole(args.checkpoint, checkpoint)
-    files = args.predict
-    args = adopt(args, given, checkpoint["config"])
-    device = pick_device(args)
-    set_numerics(device, not args.no_deterministic)
-    info = DataInfo(**checkpoint["info"])
-    channels, height, width = info.image_shape
+def predict_files(s: Settings, given: set[str]) -> None:
+    """Print class and probability of image files, a line each: file, class, per cent."""
+    checkpoint = load_checkpoint(s.checkpoint)
+    require_whole(s.checkpoint, checkpoint)
+    files, s = s.predict, adopt(s, given, checkpoint["config"])
+    device = use_device(s)
+    model = restored(s.checkpoint, checkpoint).to(device).eval()
+    channels, height, width = model.info.image_shape
     images = match_channels(decode_images(files, (height, width)), channels)
-    model = model_from_checkpoint(args, info, checkpoint["model"]).to(device).eval()
-
-    streams, how = Streams(args.seed, device), inference_settings(args)[-1]
+    streams, how = Streams(s.seed, device), s.ways[-1]
     for name, image in zip(files, images.to(device), strict=True):
-        generators = inference_generators(streams, "predict", args.eval_runs)  # the same noise for every file
-        probabilities = model.predict(info.normalise(image[None]), generators, **how)  # (R, 1, m)
-        y, sure = answer(probabilities[:, 0], args.readout)
-        print(f"{printable(name)}\t{printable(info.classes[y])}\t{100 * sure:.2f} %")
+        generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
+        probabilities = model.sample(model.info.normalise(image[None]), generators, **how)  # (R, 1, m)
+        y, sure = answer(probabilities[:, 0], s.readout)
+        print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
 
 
-def merge(args: Namespace) -> None:
+def merge(s: Settings) -> None:
     """Join parts that hold every block once into a run that can be evaluated, used, drawn and continued."""
-    parts = [load_checkpoint(path) for path in args.merge]
-    with reading("one of the parts", "train it again"):
-        check_parts(args.merge, parts)
-        content = join_parts(parts, seconds=sum)
-    run = run_folder(args)
-    content["config"] = {**content["config"], "blocks": None, "checkpoint": None, "checkpoint_dir": str(run)}
+    from parallel.merge import merged
+
+    run, parts = run_folder(s), [load_checkpoint(path) for path in s.merge]
+    content = merged(s.merge, parts)
+    content["config"] |= {"checkpoint": None, "checkpoint_dir": str(run)}
+    restored("of the merged parts", content)  # its weights are as the settings say
     with open_run_folder(run):
         make_room(run)
-        write_json(run / "config.json", {**content["config"], "versions": versions(torch.device("cpu"))})
+        write_config(run, content["config"], torch.device("cpu"))
         save_run(run, content)
         draw_pictures(run)
-    if len(devices := sorted({part["streams"]["device"] for part in parts})) > 1:
-        print(
-            f"the parts were trained on {' and '.join(devices)}, whose noise differs: no one machine gives this network"
-        )
-    if len({part.get("threads") for part in parts}) > 1:
-        print("the parts were trained with different numbers of threads: one process would have given other roundings")
-    print(printable(f"merged into {run}: {', '.join(args.merge)}"))
-    print(printable(f"evaluate it with: python main.py --evaluate --checkpoint {run / 'best_model.pt'}"))
+    print(printable(f"merged into {run}: {', '.join(s.merge)}"))
+    print(printable(f"evaluate it with: python main.py --evaluate --checkpoint {run / BEST}"))
 
 
-def make_room(run: Path) -> None:
-    """A new run overwrites none: an earlier one in its folder is set aside, and the user told where."""
-    aside = set_aside_earlier_run(run)
-    if aside is not None:
-        print(f"the earlier run in {printable(run)} is now in {printable(aside)}")
+def compare(s: Settings, given: set[str]) -> None:
+    """Train every method of --compare in a folder of its own, with the given flags; then write what they gave.
+
+    Every training is a process of its own, so that its time and peak memory are its own; one that was stopped goes on.
+    Raises UserError for a flag that no method knows, and for a folder that holds a comparison with other flags.
+    """
+    folder, flags = run_folder(s), {name: getattr(s, name) for name in sorted(given - {"compare", "checkpoint_dir"})}
+    known = {m: {k: v for k, v in flags.items() if m in methods_with(k)} for m in s.compare}
+    for name in flags:
+        if not any(name in own for own in known.values()):
+            raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(methods_with(name))}: none is compared")
+    with open_run_folder(folder):
+        same_flags(folder / "flags.json", flags)
+        for method, own in known.items():
+            if finished_run(folder / method):
+                print(f"{method}: done already in {folder / method}", flush=True)
+                continue
+            print(f"\n{method}:", flush=True)
+            fixed = {"method": method, "test_every_epoch": True}
+            start_or_continue(f"--method {method}", folder / method, {**fixed, **own}, {"test_every_epoch": True})
+        from figures.comparison import write_comparison
+
+        write_comparison(folder, s.compare, s.dataset)
 
 
-def run_folder(args: Namespace) -> Path:
-    if args.checkpoint_dir:
-        return Path(args.checkpoint_dir)
-    return Path(args.checkpoint).parent if args.checkpoint else Path(DEFAULT_RUN)
+def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
+    """Return the device that the settings mean, ready for use."""
+    rank = processes.local_rank if processes else 0
+    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
+    set_numerics(device, not s.no_deterministic)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
-def load_test(args: Namespace, info: DataInfo) -> Split:
-    """The test images on the CPU. Raises UserError where their classes are not those of the training images."""
-    raw = load_raw(args.dataset, args.data_dir, "test", shape=info.image_shape)
-    require_same(raw, info, "test")
-    return Split(raw.images, raw.labels)
+def run_folder(s: Settings) -> Path:
+    """Return the folder of the run."""
+    if s.checkpoint_dir:
+        return Path(s.checkpoint_dir)
+    return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
 
 
 if __name__ == "__main__":

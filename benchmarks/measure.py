@@ -37,13 +37,13 @@ def count_flops(case: Callable[[], object]) -> dict[str, int]:
 
 
 def matrix_product(n: int = 3072, device: str = "cpu") -> tuple[Callable[[], object], int]:
-    """A large float32 matrix product, whose rate is what arithmetic can reach here, and its operations."""
+    """Return a large float32 matrix product, whose rate is what arithmetic can reach here, and its operations."""
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     return lambda: a @ b, 2 * n**3
 
 
 def convolution(channels: int = 256, device: str = "cpu") -> tuple[Callable[[], object], int]:
-    """A large float32 convolution 3x3, which some machines do at another rate than a product, and its operations."""
+    """Return a large float32 convolution 3x3, whose rate may differ from a product's, and its operations."""
     x = torch.randn(64, channels, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     w = torch.randn(channels, channels, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
     return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * 9 * 64 * 32 * 32 * channels**2
@@ -74,7 +74,7 @@ def memory_of(case: Callable[[], object], device: torch.device) -> tuple[int, in
 
 @contextlib.contextmanager
 def _quiet():
-    """The profiler's own library writes lines to the standard error of the process."""
+    """Silence the profiler: its library writes lines to the standard error of the process."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

@@ -1,4 +1,4 @@
-"""What is timed beside the program, in processes of their own: the plain reference, and ranks as torchrun starts them.
+"""Time other programs in processes of their own: the plain reference, and ranks as torchrun starts them.
 
 main.py has glibc keep freed memory (resources.reuse_freed_memory), a setting of a whole process: a reference in the
 program's process would have it too, unlike one that is run by itself.
@@ -35,7 +35,7 @@ class Peer:
 
 
 def together(peers: list[Peer], name: str) -> Callable[[], None]:
-    """A function that has all of them call theirs at the same time, and waits. OSError or EOFError if one has died."""
+    """Return a function that has all call theirs at the same time, and waits; OSError or EOFError if one has died."""
 
     def call() -> None:
         for peer in peers:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resources import reuse_freed_memory
+from hardware.memory import reuse_freed_memory
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
@@ -144,7 +144,7 @@ def plain_loader(images: np.ndarray, labels: np.ndarray, batch_size: int, worker
 def plain_cases(
     alpha_bar: list[float], images: np.ndarray, labels: np.ndarray, batch_size: int, classes: int, keeps_memory: bool
 ) -> dict[str, Callable[[], object]]:
-    """What is timed, on the CPU: a step of block 1, an epoch, the data alone, inference with 1 and with 5 runs.
+    """Return what is timed, on the CPU: a step of block 1, an epoch, the data alone, inference with 1 and with 5 runs.
 
     keeps_memory: with the program's setting of glibc, in a process that is the reference's alone.
     """

@@ -27,10 +27,9 @@ from benchmarks.measure import convolution, count_flops, in_turn, matrix_product
 from benchmarks.memory import memory_of_training  # noqa: E402
 from benchmarks.peer import Peer, together  # noqa: E402
 from benchmarks.reference import plain_cases  # noqa: E402
-from benchmarks.setup import BATCH, CLASSES, make_trainer, rank_cases, train_epoch  # noqa: E402
-from data import epoch_batches  # noqa: E402
+from benchmarks.setup import BATCH, CLASSES, make_benchmark_trainer, rank_cases, train_epoch  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
-from resources import reuse_freed_memory  # noqa: E402
+from hardware.memory import reuse_freed_memory  # noqa: E402
 from train import Trainer  # noqa: E402
 
 T = 10
@@ -68,31 +67,30 @@ def one_hot(num_blocks: int = T, order: str = "interleaved") -> list[str]:
 
 
 def one_hot_trainer(device: str, num_images: int, num_blocks: int = T, order: str = "interleaved") -> Trainer:
-    return make_trainer(num_images, *one_hot(num_blocks, order), device=device)
+    return make_benchmark_trainer(num_images, *one_hot(num_blocks, order), device=device)
 
 
 def plain_peer(trainer: Trainer, keeps_memory: bool = False) -> Peer:
-    """The plain reference on the trainer's images, with its noise schedule; on the CPU whatever the device is."""
-    images = trainer.data.train
+    """Start the plain reference on the trainer's images, with its noise schedule; on the CPU whatever the device is."""
+    images = trainer.batches.split
     arrays = images.images.cpu().numpy(), images.labels.cpu().numpy()
     return Peer(plain_cases, trainer.model.alpha_bar.tolist(), *arrays, BATCH, CLASSES, keeps_memory)
 
 
 def block_steps(trainer: Trainer):
-    """A function that updates the next block, with the step of theta_out, on the first batch."""
-    x, y = trainer.batch(torch.arange(BATCH, device=trainer.streams.device), 0)
+    """Return a function that updates the next block, with the step of theta_out, on the first batch."""
+    batch = trainer.batches.batch(torch.arange(BATCH, device=trainer.streams.device), 0, 0)
     turn = iter(range(10**9))
 
     def step() -> None:
-        trainer.update_block(1 + next(turn) % trainer.model.num_blocks, x, y)
-        trainer.shared_gradient.give()
-        trainer.shared.step()
+        trainer.updates.step([1 + next(turn) % trainer.model.num_blocks], batch)
 
     return step
 
 
 def training_step(device: str, quick: bool) -> dict:
-    trainer, autocast = one_hot_trainer(device, BATCH, 2), make_trainer(BATCH, *one_hot(2), "--amp", device=device)
+    trainer = one_hot_trainer(device, BATCH, 2)
+    autocast = make_benchmark_trainer(BATCH, *one_hot(2), "--amp", device=device)
     step = block_steps(trainer)
     large = {"product": matrix_product(device=device), "convolution": convolution(device=device)}
     with plain_peer(trainer) as plain, plain_peer(trainer, keeps_memory=True) as keeping:
@@ -130,7 +128,7 @@ def training_step(device: str, quick: bool) -> dict:
 
 def epoch(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 4 * BATCH if quick else 10 * BATCH)
-    images = len(trainer.data.train)
+    images = len(trainer.batches.split)
     with plain_peer(trainer) as plain, two_ranks(images) as ranks:
         cases = {"program": lambda: train_epoch(trainer), "plain": plain["epoch"]}
         if device == "cpu":
@@ -157,11 +155,11 @@ def two_ranks(num_images: int):
 
 def data_pipeline(device: str, quick: bool) -> dict:
     trainer = one_hot_trainer(device, 2000 if quick else 10000, 1)
-    images = trainer.data.train
+    images = trainer.batches.split
 
     def program() -> None:
-        for i, indices in enumerate(epoch_batches(len(images), BATCH, trainer.streams.get("order", device="cpu"))):
-            trainer.batch(indices.to(device), i)
+        for i, indices in enumerate(trainer.batches.indices(trainer.streams.get("order", device="cpu"))):
+            _ = trainer.batches.batch(indices, 0, i).x
 
     with plain_peer(trainer) as plain:
         seconds = in_turn({"program": program, "plain": plain["data"]}, rounds=2 if quick else 5)
@@ -174,10 +172,10 @@ def data_pipeline(device: str, quick: bool) -> dict:
 def inference(device: str, quick: bool) -> dict:
     count = 100 if quick else 500
     trainer = one_hot_trainer(device, count)
-    model, x = trainer.model.eval(), trainer.data.info.normalise(trainer.data.train.images)
+    model, x = trainer.model.eval(), trainer.batches.info.normalise(trainer.batches.split.images)
 
     def program(runs: int):
-        return lambda: model.predict(x, [trainer.streams.get("inference", r) for r in range(runs)])
+        return lambda: model.sample(x, [trainer.streams.get("inference", r) for r in range(runs)])
 
     cases = {f"{runs}": program(runs) for runs in (1, 5, 50)}
     with plain_peer(trainer) as plain:
@@ -199,7 +197,7 @@ def memory(device: str, quick: bool) -> dict:
             trainer = one_hot_trainer(device, BATCH, num_blocks, order)
             rows.append({"method": f"NoProp, {order}", "T": num_blocks, **memory_of_training(trainer)})
         flags = ["--method", "backprop", "--embedding-type", "one-hot", "--num-blocks", str(num_blocks)]
-        trainer = make_trainer(BATCH, *flags, device=device)
+        trainer = make_benchmark_trainer(BATCH, *flags, device=device)
         rows.append({"method": "back-propagation", "T": num_blocks, **memory_of_training(trainer)})
     print(
         "\n| memory of a step, MB | T | activations | peak above what stays | parameters and optimizers | total peak |"
@@ -219,18 +217,18 @@ def steps_of_inference(device: str, quick: bool) -> dict:
     print("| --- | --- | --- | --- |")
     for method in ("ct", "fm"):
         flags = ["--method", method, "--embedding-type", "one-hot"]
-        trainer = make_trainer(images, *flags, device=device, shape=(28, 28, 1))
+        trainer = make_benchmark_trainer(images, *flags, device=device, shape=(28, 28, 1))
         model = trainer.model.eval()
-        batches = trainer.data.info.normalise(trainer.data.train.images).split(EVAL_BATCH)
+        batches = trainer.batches.info.normalise(trainer.batches.split.images).split(EVAL_BATCH)
 
         def once(model=model, batches=batches) -> None:
             for x in batches:
-                model.predict(x, steps=steps)
+                model.sample(x, steps=steps)
 
         def again(model=model, batches=batches) -> None:
             for x in batches:
                 for _ in range(few):
-                    model.predict(x, steps=1)
+                    model.sample(x, steps=1)
 
         seconds = in_turn({"once": once, "again": again}, rounds=3)
         seconds["again"] *= steps / few
@@ -258,7 +256,7 @@ def growth(device: str, quick: bool) -> dict:
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """Of the least-squares line."""
+    """Return the slope of the least-squares line."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
     return covariance / sum((a - mean_x) ** 2 for a in x)

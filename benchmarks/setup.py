@@ -1,50 +1,59 @@
-"""The program's own trainer on random images, for both benchmarks and for reproduce.py."""
+"""The program's own trainer on random images, for the benchmarks and for Table 2."""
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from build import new_model
-from data import RawImages, training_data
-from distributed import ALONE, Ranks
-from epochs import Training
-from options import parse_flags, settle
-from resources import reuse_freed_memory
-from streams import Streams
-from train import Trainer, WholeTrainer
+from assemble import make_trainer, new_model
+from data import training_data
+from hardware.device import set_numerics
+from hardware.memory import reuse_freed_memory
+from loaders import RawImages
+from models.methods import METHODS
+from models.random_streams import Streams
+from rules import parse, settle
+from runs.process import OneProcess
+from train import Trainer
 
 BATCH, CLASSES, SHAPE = 128, 10, (32, 32, 3)
 
 
-def make_trainer(
-    num_images: int, *flags: str, device: str = "cpu", ranks: Ranks = ALONE, shape=SHAPE, classes: int = CLASSES
-) -> Training:
-    """In training mode, with the settings of main.py's flags and the blocks that are dealt to this rank."""
-    args, given = parse_flags(["--batch-size", str(BATCH), "--val-fraction", "0", *flags, "--save-every-minutes", "0"])
-    settle(args, given)
+def make_benchmark_trainer(
+    num_images: int,
+    *flags: str,
+    device: str | torch.device = "cpu",
+    processes: OneProcess | None = None,
+    shape: tuple[int, int, int] = SHAPE,
+    classes: int = CLASSES,
+) -> Trainer:
+    """Return a trainer, in training mode, with the settings of main.py's flags and this process's blocks."""
+    s = settle(*parse(["--batch-size", str(BATCH), "--val-fraction", "0", *flags]))
+    device = torch.device(device)
+    set_numerics(device, not s.no_deterministic)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_images, *shape), generator=generator).to(torch.uint8)
     raw = RawImages(images, torch.arange(num_images) % classes, [str(y) for y in range(classes)])
-    streams = Streams(args.seed, device)
+    streams = Streams(s.seed, device)
     data = training_data(raw, 0, streams)
-    blocks_alone = args.method == "dt"
-    held = ranks.deal(range(1, args.num_blocks + 1)) if blocks_alone else None
-    model = new_model(args, data.info, data.train, streams, held).to(device)
+    processes = processes or OneProcess()
+    held = processes.deal(range(1, s.num_blocks + 1)) if METHODS[s.method].blocks_alone else None
+    model = new_model(s, data, streams, held).to(device)
     model.train()
-    return (Trainer if blocks_alone else WholeTrainer)(model, data, args, streams, Path(os.devnull), ranks)
+    return make_trainer(s, model, data, streams, processes)
 
 
 def rank_cases(rank: int, size: int, port: int, num_images: int, *flags: str) -> dict[str, Callable[[], object]]:
-    """An epoch of the blocks of one rank of one thread, in a process of its own, as torchrun starts main.py."""
+    """Return an epoch of the blocks of one rank of one thread, in a process of its own, as torchrun starts main.py."""
+    from parallel.ranks import Ranks
+
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(1)
     reuse_freed_memory()
     ranks = Ranks.from_environment()
     ranks.connect()
-    trainer = make_trainer(num_images, *flags, ranks=ranks)
+    trainer = make_benchmark_trainer(num_images, *flags, processes=ranks)
 
     def epoch() -> None:
         train_epoch(trainer)
@@ -53,7 +62,7 @@ def rank_cases(rank: int, size: int, port: int, num_images: int, *flags: str) ->
     return {"epoch": epoch, "close": ranks.close}
 
 
-def train_epoch(trainer: Training) -> None:
-    """A whole epoch: without `fit`, a trainer would go on with the one that is over."""
+def train_epoch(trainer: Trainer) -> None:
+    """Train a whole epoch: without `fit`, a trainer would go on with the one that is over."""
     trainer.running = None
     trainer.train_epoch()

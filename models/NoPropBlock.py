@@ -1,8 +1,8 @@
 """One denoising block u_hat_theta_t(z_{t-1}, x) of NoProp-DT (figure 6 of the paper, left).
 
-An image path and a label path are concatenated and end in m logits; u_hat = softmax(logits) W_embed is a convex
-combination of the class embeddings. Only the label path and what follows depends on z, so `features` (nearly all
-of the work) can be computed once per image and shared by many calls of `logits`.
+An image path (the encoder) and a label path are concatenated and end in m logits; u_hat = softmax(logits) W_embed is
+a convex combination of the class embeddings. Only the label path and what follows depends on z, so `features` (nearly
+all of the work) can be computed once per image and shared by many calls of `logits`.
 """
 
 import math
@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.image_path import FEATURES, ImagePath
+from models.encoders import ENCODERS
+from models.encoders.paper import FEATURES, PaperCNN
 
 
 class VectorPath(nn.Module):
@@ -34,7 +35,7 @@ class PrototypePath(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], norm: bool = True):
         super().__init__()
         self.image_shape = image_shape
-        self.path = ImagePath(image_shape, norm=norm)
+        self.path = PaperCNN(image_shape, norm=norm)
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         image = z.unflatten(1, self.image_shape)  # (B, C, H, W)
@@ -42,25 +43,31 @@ class PrototypePath(nn.Module):
 
 
 class NoPropBlock(nn.Module):
-    """u_hat_theta_t(z_{t-1}, x).
+    """The network u_hat_theta_t(z_{t-1}, x).
 
     Args:
         image_shape: (C, H, W).
         embedding_dim: d.
         num_classes: m.
         prototype: z is an image (d = C*H*W) and takes a convolutional path.
+        encoder: name of the image encoder.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], embedding_dim: int, num_classes: int, prototype: bool = False
+        self,
+        image_shape: tuple[int, int, int],
+        embedding_dim: int,
+        num_classes: int,
+        prototype: bool = False,
+        encoder: str = "paper",
     ):
         super().__init__()
         if prototype and embedding_dim != math.prod(image_shape):
             raise ValueError(f"prototypes of images {image_shape} have d = {math.prod(image_shape)}")
-        self.image_path = ImagePath(image_shape)
+        self.image_path = ENCODERS[encoder](image_shape)
         self.label_path = PrototypePath(image_shape) if prototype else VectorPath(embedding_dim)
         self.fuse = nn.Sequential(
-            nn.Linear(2 * FEATURES, 256),
+            nn.Linear(self.image_path.out_features + FEATURES, 256),
             nn.BatchNorm1d(256),
             nn.ReLU(),
             nn.Linear(256, 128),
@@ -70,14 +77,14 @@ class NoPropBlock(nn.Module):
         )
 
     def features(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What does not depend on z: x (B, C, H, W) -> (B, 256)."""
+        """Return what does not depend on z: x (B, C, H, W) -> (B, F)."""
         return self.image_path(x, generator)
 
     def logits(self, z: Tensor, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z (B, d) and features (B, 256) -> (B, m)."""
+        """Return the logits of the classes: z (B, d) and features (B, F) -> (B, m)."""
         return self.fuse(torch.cat([features, self.label_path(z, generator)], dim=1))
 
     def forward(self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z (B, d), x (B, C, H, W), W_embed (m, d) -> u_hat (B, d). The generator draws the dropout masks."""
+        """Return u_hat (B, d) of z (B, d), x (B, C, H, W) and W_embed (m, d). The generator draws the dropout masks."""
         logits = self.logits(z, self.features(x, generator), generator)
         return logits.softmax(dim=1) @ W_embed

@@ -14,7 +14,7 @@ from models.continuous import ContinuousNet, draw_times
 from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
 from models.learned_schedule import LearnedSchedule
 from models.schedules import step_coefficients
-from models.solvers import grid, kept_steps, solve
+from models.solvers import grid, kept_steps, ode_ways, solve
 
 SAMPLERS = ("ancestral", "ode")
 
@@ -29,26 +29,44 @@ class NoPropNetCT(ContinuousNet):
         image_shape: tuple[int, int, int],
         W_embed: Tensor,
         *,
-        learn_embedding: bool,
+        learn_embedding: bool = False,
         prototype: bool = False,
+        encoder: str = "paper",
         eta: float = 1.0,
         class_probability: str = "softmax",
-        sigma: float = 1.0,
-        stratified: bool = False,
+        posterior_sigma: float = 1.0,
+        stratified_time: bool = False,
     ):
-        super().__init__(
-            image_shape, W_embed, learn_embedding, prototype, class_probability=class_probability, sigma=sigma
-        )
-        self.eta = eta
-        self.stratified = stratified
+        posterior = {"class_probability": class_probability, "posterior_sigma": posterior_sigma}
+        super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, **posterior)
+        self.eta, self.stratified_time = eta, stratified_time
         self.schedule = LearnedSchedule()
+
+    @staticmethod
+    def ways(
+        steps: Sequence[int] = (1000,), sampler: Sequence[str] = ("ancestral",), solver: Sequence[str] = ("euler",)
+    ) -> list[dict]:
+        """Return a way of inference for each sampler, solver of the ODE and number of steps."""
+        ancestral = [{"sampler": "ancestral", "steps": n} for n in steps]
+        ode = [{"sampler": "ode", **way} for way in ode_ways(steps, solver)]
+        return [way for name in sampler for way in (ancestral if name == "ancestral" else ode)]
+
+    @torch.no_grad()
+    def curves(self) -> dict[str, Tensor]:
+        """Return gamma(t) at 201 even t from 0 to 1, as it started and as it is."""
+        t = torch.linspace(0, 1, 201, dtype=torch.float64, device=self.W_embed.device)
+        start = LearnedSchedule().to(t.device)
+        return {"gamma_start": start.gamma(t), "gamma": self.schedule.gamma(t)}
 
     def loss(
         self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> DiffusionLoss:
-        """Eq. 9 and 62, its three terms apart; gradients reach the schedule. x (B, C, H, W), y (B,) int64."""
+        """Return the loss of eq. 9 and 62, its three terms apart; gradients reach the schedule.
+
+        x (B, C, H, W), y (B,) int64.
+        """
         u_y = self.W_embed[y]  # (B, d)
-        t = draw_times(len(y), self.stratified, noise, y.device)
+        t = draw_times(len(y), self.stratified_time, noise, y.device)
         times = torch.cat([self.schedule.ends, t])
         alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(times)  # (2 + B,) float64
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
@@ -65,26 +83,28 @@ class NoPropNetCT(ContinuousNet):
         image_part: Tensor,
         generators: Sequence[torch.Generator | None],
         steps: int = 1000,
-        sampler: str = "ancestral",
         solver: str = "euler",
+        sampler: str = "ancestral",
     ) -> Iterator[Tensor]:
-        """By eq. 3 (ancestral), or by the probability-flow ODE and a solver."""
+        """Yield z by eq. 3 (ancestral), or by the probability-flow ODE and a solver (ode)."""
+        if sampler == "ancestral":
+            return self._ancestral(z, image_part, generators, steps)
         if sampler == "ode":
             return solve(lambda z, *terms: self.velocity(z, image_part, *terms), self._terms, z, steps, solver)
-        return self._ancestral(z, image_part, generators, steps)
+        raise ValueError(f"no sampler {sampler!r}: {' or '.join(SAMPLERS)}")
 
     def u_hat(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
-        """z (B, d), image_part (B, 256), time_part (256,) -> (B, d)."""
+        """Return u_hat (B, d) of z (B, d), image_part (B, 256) and time_part (256,)."""
         return self.block.logits(z, image_part, time_part).softmax(dim=1) @ self.W_embed
 
     def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor, of_u_hat: Tensor, of_z: Tensor) -> Tensor:
-        """dz/dt = -gamma'(t) / 2 (sqrt(alpha_bar) u_hat - alpha_bar z)."""
+        """Return dz/dt = -gamma'(t) / 2 (sqrt(alpha_bar) u_hat - alpha_bar z)."""
         return of_u_hat * self.u_hat(z, image_part, time_part) + of_z * z
 
     def _ancestral(
         self, z: Tensor, image_part: Tensor, generators: Sequence[torch.Generator | None], steps: int
     ) -> Iterator[Tensor]:
-        """Eq. 3 on the grid t_i = i / steps."""
+        """Take the steps of eq. 3 on the grid t_i = i / steps."""
         t = grid(steps, z.device)
         alpha_bar = self.schedule.alpha_bar(t)
         coefficients = zip(*(c.tolist() for c in step_coefficients(alpha_bar[:-1], alpha_bar[1:])), strict=True)
@@ -97,7 +117,7 @@ class NoPropNetCT(ContinuousNet):
                 yield z
 
     def _terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of t (n,): the time features and the factors of u_hat and z in the probability-flow ODE."""
+        """Return the time features of t (n,), and the factors of u_hat and z in the probability-flow ODE."""
         gamma, slope = self.schedule.gamma_and_slope(t)
         alpha_bar = torch.sigmoid(-gamma)
         factors = -slope / 2 * alpha_bar.sqrt(), slope / 2 * alpha_bar

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from models.classifier import Classifier
 from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
 from models.NoPropBlock import NoPropBlock
-from models.schedules import snr, step_coefficients
+from models.schedules import ALPHA_BAR_CLIP, make_alpha_bar, snr, step_coefficients
 
 
 class NoPropNetDT(Classifier):
@@ -22,12 +22,14 @@ class NoPropNetDT(Classifier):
     Args:
         image_shape: (C, H, W).
         W_embed: (m, d) class embeddings; learned if learn_embedding, else a fixed buffer.
+        prototype: embeddings are images.
+        encoder: name of the image encoder, one in each block.
+        num_blocks: T.
+        schedule, alpha_bar_clip: see make_alpha_bar.
+        eta: weight of the denoising term.
+        class_probability, posterior_sigma: see class_log_prob.
         learn_theta_out: whether theta_out gets gradients.
         blocks: those of the blocks 1..T that this process holds; all by default.
-        alpha_bar: (T+1,) float64, strictly increasing inside (0, 1).
-        eta: weight of the denoising term.
-        class_probability, sigma: see class_log_prob.
-        prototype: embeddings are images.
     """
 
     loss_terms = DiffusionLoss._fields
@@ -36,24 +38,27 @@ class NoPropNetDT(Classifier):
         self,
         image_shape: tuple[int, int, int],
         W_embed: Tensor,
-        alpha_bar: Tensor,
         *,
-        learn_embedding: bool,
-        learn_theta_out: bool = True,
-        blocks: Iterable[int] | None = None,
+        learn_embedding: bool = False,
         prototype: bool = False,
+        encoder: str = "paper",
+        num_blocks: int = 10,
+        schedule: str = "cosine",
+        alpha_bar_clip: tuple[float, float] = ALPHA_BAR_CLIP,
         eta: float = 0.1,
         class_probability: str = "softmax",
-        sigma: float = 1.0,
+        posterior_sigma: float = 1.0,
+        learn_theta_out: bool = True,
+        blocks: Iterable[int] | None = None,
     ):
-        super().__init__(W_embed, learn_embedding, class_probability, sigma, learn_theta_out)
+        super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma, learn_theta_out)
         self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
         self.eta = eta
-        self.register_buffer("alpha_bar", alpha_bar.double())
+        self.register_buffer("alpha_bar", make_alpha_bar(schedule, num_blocks, alpha_bar_clip).to(W_embed.device))
         num_classes, embedding_dim = W_embed.shape
-        self.held = list(range(1, len(alpha_bar)) if blocks is None else blocks)
+        self.held = list(range(1, num_blocks + 1) if blocks is None else blocks)
         self.blocks = nn.ModuleDict(  # by names, so that block t is blocks.{t-1} whichever others are held
-            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for t in self.held}
+            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype, encoder) for t in self.held}
         )
 
     @property
@@ -63,13 +68,23 @@ class NoPropNetDT(Classifier):
 
     @property
     def networks(self) -> dict[int, nn.Module]:
-        return {t: self.block(t) for t in self.held}
+        return {t: self.blocks[str(t - 1)] for t in self.held}
+
+    @staticmethod
+    def ways(inference: str = "stochastic") -> list[dict]:
+        """Return the one way of inference: eq. 3 from noise, or without noise from z_0 = 0."""
+        return [{"stochastic": inference == "stochastic"}]
+
+    def curves(self) -> dict[str, Tensor]:
+        """Return alpha_bar (T+1,) and the coefficients a, b, c of eq. 3 (3, T)."""
+        coefficients = torch.stack(step_coefficients(self.alpha_bar[:-1], self.alpha_bar[1:]))
+        return {"alpha_bar": self.alpha_bar, "coefficients": coefficients}
 
     def times(self, **how) -> list[float]:
         return list(range(1, self.num_blocks + 1))
 
     def block(self, t: int) -> NoPropBlock:
-        """Block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
+        """Return block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
         if t not in self.held:
             raise IndexError(f"block {t} is none of those held: {self.held} of 1..{self.num_blocks}")
         if self.before_block is not None:
@@ -77,21 +92,21 @@ class NoPropNetDT(Classifier):
         return self.blocks[str(t - 1)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Those of theta_out and W_embed that are learned."""
+        """Return those of theta_out and W_embed that are learned."""
         return [p for name, p in self.named_parameters() if not name.startswith("blocks.") and p.requires_grad]
 
     def coefficients(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """a_t, b_t, c_t of eq. 3 for t = 1..T, scalars."""
+        """Return a_t, b_t, c_t of eq. 3 for t = 1..T, scalars."""
         return step_coefficients(self.alpha_bar[t - 1], self.alpha_bar[t])
 
     def q_sample(self, t: int, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z_t ~ q(z_t | y) = N(sqrt(alpha_bar_t) u_y, (1 - alpha_bar_t) I); u_y and z_t (B, d)."""
+        """Draw z_t ~ q(z_t | y) = N(sqrt(alpha_bar_t) u_y, (1 - alpha_bar_t) I); u_y and z_t (B, d)."""
         return q_sample(self.alpha_bar[t], u_y, generator)
 
     def loss(
         self, t: int, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> DiffusionLoss:
-        """The loss L_t of block t (eq. 8 and 61), its three terms apart.
+        """Return the loss L_t of block t (eq. 8 and 61), its three terms apart.
 
         x (B, C, H, W), y (B,) int64; generators for the noise of z and for the dropout masks.
         """
@@ -104,23 +119,24 @@ class NoPropNetDT(Classifier):
         return DiffusionLoss(class_nll, kl_to_noise(self.alpha_bar[0], u_y), denoise)
 
     def class_loss(self, t: int, y: Tensor, noise: torch.Generator | None = None) -> Tensor:
-        """The first term of L_t alone, from the same draws as in `loss`.
+        """Return the first term of L_t alone, from the same draws as in `loss`.
 
         Where W_embed is fixed this is all that theta_out learns from block t, so it can do so where block t is not.
         """
         return self._class_nll(t, self.W_embed[y], y, noise)[0]
 
     def _class_nll(self, t: int, u_y: Tensor, y: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """-log p(y | z_T) and z_{t-1}: all that is drawn from the noise of block t, in this order."""
+        """Return -log p(y | z_T) and z_{t-1}: all that is drawn from the noise of block t, in this order."""
         z_T = self.q_sample(self.num_blocks, u_y, noise)
         return F.nll_loss(self.log_prob(z_T), y), self.q_sample(t - 1, u_y, noise)
 
     def step(self, t: int, z_prev: Tensor, u_hat: Tensor, eps: Tensor | None = None) -> Tensor:
-        """z_t of eq. 3 from z_{t-1} and u_hat (both (..., d)); without eps the noise sqrt(c_t) eps is left out."""
+        """Return z_t of eq. 3 from z_{t-1} and u_hat (both (..., d)); without eps the noise is left out."""
         a_t, b_t, c_t = self.coefficients(t)
         z_t = a_t * u_hat + b_t * z_prev
         return z_t if eps is None else z_t + c_t.sqrt() * eps
 
+    @torch.no_grad()
     def denoise(
         self,
         x: Tensor,

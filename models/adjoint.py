@@ -4,6 +4,8 @@ The vector field is the network of continuous time; a linear layer on z at t = 1
 Try: python main.py --method adjoint --dataset digits --steps 20
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +32,9 @@ class VectorField(nn.Module):
 
 
 class AdjointNet(ContinuousNet):
-    """dz/dt = v(z, x, t) from z_0 ~ N(0, I), Euler's method in `steps` steps; theta_out on z_1.
+    """A neural ODE dz/dt = v(z, x, t) from z_0 ~ N(0, I), with theta_out on z_1.
+
+    Euler's method trains it in as many steps as the last of `steps` says.
 
     Arguments as those of NoPropNetDT.
     """
@@ -41,21 +45,27 @@ class AdjointNet(ContinuousNet):
         self,
         image_shape: tuple[int, int, int],
         W_embed: Tensor,
-        steps: int,
         *,
-        learn_embedding: bool,
+        learn_embedding: bool = False,
         prototype: bool = False,
+        encoder: str = "paper",
+        steps: Sequence[int] = (1000,),
     ):
-        super().__init__(image_shape, W_embed, learn_embedding, prototype)
+        super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder)
         self.start_theta_out_at_embeddings()
-        self.steps = steps
+        self.steps = steps[-1]
         if prototype:
             self.block.label_path.path.drop = 0.0  # along the path the field has to be one field
+
+    @staticmethod
+    def ways(steps: Sequence[int] = (1000,)) -> list[dict]:
+        """Return a way of inference for each number of steps."""
+        return [{"steps": n} for n in steps]
 
     def loss(
         self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> tuple[Tensor]:
-        """The cross-entropy. x (B, C, H, W), y (B,) int64."""
+        """Return the cross-entropy. x (B, C, H, W), y (B,) int64."""
         from torchdiffeq import odeint_adjoint
 
         state = self.noise([noise], len(x))[0], self.block.image_part(x, drop)
@@ -72,10 +82,10 @@ class AdjointNet(ContinuousNet):
         return (F.nll_loss(self.log_prob(path[-1]), y),)
 
     def _grid(self, field, state: Tensor, ends: Tensor) -> Tensor:
-        """Exactly `steps` steps, forwards and backwards; torchdiffeq's step_size may take one more."""
+        """Return the grid of exactly `steps` steps, both ways; torchdiffeq's step_size may take one more."""
         return torch.linspace(ends[0].item(), ends[-1].item(), self.steps + 1, device=ends.device)
 
     def _field_parameters(self) -> tuple[nn.Parameter, ...]:
-        """What the vector field reads; the image path, outside of it, gets its gradient through image_part."""
+        """Return what the vector field reads; the image path, outside of it, gets its gradient through image_part."""
         of_field = [p for name, p in self.block.named_parameters() if not name.startswith("image_path.")]
         return (*of_field, self.W_embed) if self.W_embed.requires_grad else tuple(of_field)

@@ -27,20 +27,21 @@ class BackpropNet(Classifier):
         self,
         image_shape: tuple[int, int, int],
         W_embed: Tensor,
-        num_blocks: int,
         *,
-        learn_embedding: bool,
+        learn_embedding: bool = False,
         prototype: bool = False,
+        encoder: str = "paper",
+        num_blocks: int = 10,
         class_probability: str = "softmax",
-        sigma: float = 1.0,
+        posterior_sigma: float = 1.0,
     ):
-        super().__init__(W_embed, learn_embedding, class_probability, sigma)
+        super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma)
         self.start_theta_out_at_embeddings()  # from zero it finds a few of the classes only
         num_classes, embedding_dim = W_embed.shape
         self.num_blocks = num_blocks
         self.w = nn.Parameter(torch.full((num_blocks,), W_START))
         self.blocks = nn.ModuleDict(
-            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype) for t in self.times()}
+            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype, encoder) for t in self.times()}
         )
 
     @property
@@ -53,19 +54,17 @@ class BackpropNet(Classifier):
     def loss(
         self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> tuple[Tensor]:
-        """The cross-entropy, with a graph through all blocks. x (B, C, H, W), y (B,) int64."""
+        """Return the cross-entropy, with a graph through all blocks. x (B, C, H, W), y (B,) int64."""
         z = self.noise([noise], len(x))[0]
         for alpha_t, block in zip(self.w.tanh(), self.blocks.values(), strict=True):
             z = (1 - alpha_t) * z + alpha_t * block(z, x, self.W_embed, drop)
         return (F.nll_loss(self.log_prob(z), y),)
 
-    forward = loss
-
     @torch.no_grad()
     def denoise(
         self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,)
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same chain block by block; yields (z_t, u_hat's class weights) for t = 0..T, as NoPropNetDT does."""
+        """Carry noise to an answer by the same chain; yields (z_t, u_hat's class weights) for t = 0..T."""
         runs, batch, m = len(generators), len(x), len(self.W_embed)
         z = self.noise(generators, batch)  # (R, B, d)
         yield z, torch.full((runs, batch, m), 1 / m, device=x.device)

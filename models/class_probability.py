@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def class_log_prob(logits: Tensor, W_embed: Tensor, kind: str = "softmax", sigma: float = 1.0) -> Tensor:
-    """log p(y | z_T) of every class, shape (..., m).
+    """Return log p(y | z_T) of every class, shape (..., m).
 
     `softmax` (eq. 14): log softmax of logits = f_theta_out(z_T). `posterior` (eq. 15-16): y~ = softmax(logits) W_embed,
     p(y) proportional to exp(-|y~ - u_y|^2 / (2 sigma^2)). logits (..., m), W_embed (m, d).

@@ -1,4 +1,4 @@
-"""What the networks of all methods share: class embeddings W_embed, the linear layer theta_out, reading the answer."""
+"""Hold what the networks of all methods share: class embeddings W_embed, the linear layer theta_out, the answer."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from models.class_probability import class_log_prob
+from models.image_info import ImageInfo
+from models.random_streams import Streams
+
+BATCH = 500  # images that predict takes at a time
 
 
 class Classifier(nn.Module):
@@ -13,23 +17,26 @@ class Classifier(nn.Module):
 
     Args:
         W_embed: (m, d) class embeddings; learned if learn_embedding, else a fixed buffer.
-        class_probability, sigma: see class_log_prob.
+        class_probability, posterior_sigma: see class_log_prob.
         learn_theta_out: whether theta_out gets gradients.
+
+    `info` and `inference` are set by models.load: what the network knows of images, and how `predict` uses it.
     """
 
     loss_terms: tuple[str, ...]  # names of what `loss` returns, scalars whose sum is the loss
+    info: ImageInfo | None = None
+    inference: dict = {"runs": 5, "how": {}}  # noqa: RUF012 - replaced, never changed
 
     def __init__(
         self,
         W_embed: Tensor,
         learn_embedding: bool,
         class_probability: str = "softmax",
-        sigma: float = 1.0,
+        posterior_sigma: float = 1.0,
         learn_theta_out: bool = True,
     ):
         super().__init__()
-        self.class_probability = class_probability
-        self.sigma = sigma
+        self.class_probability, self.posterior_sigma = class_probability, posterior_sigma
         if learn_embedding:
             self.W_embed = nn.Parameter(W_embed.clone())
         else:
@@ -50,8 +57,16 @@ class Classifier(nn.Module):
         """The networks that start from random weights, each by the index of its stream."""
         raise NotImplementedError
 
+    @staticmethod
+    def ways() -> list[dict]:
+        """Return the ways of inference that settings ask for, as arguments of `denoise`; the last one counts.
+
+        The settings that a method reads are the arguments of its own `ways`.
+        """
+        return [{}]
+
     def times(self, **how) -> list[float]:
-        """Where on the way from noise the z stand that `denoise` yields after z_0."""
+        """Return where on the way from noise the z stand that `denoise` yields after z_0."""
         raise NotImplementedError
 
     def denoise(
@@ -63,24 +78,59 @@ class Classifier(nn.Module):
         """
         raise NotImplementedError
 
+    def curves(self) -> dict[str, Tensor]:
+        """Return what the figures show of the network itself, by name; nothing where there is nothing to see."""
+        return {}
+
     @torch.no_grad()
     def start_theta_out_at_embeddings(self) -> None:
-        """theta_out begins with u_y / |u_y|^2, so that it names an embedding by its class from the start."""
+        """Let theta_out begin with u_y / |u_y|^2, so that it names an embedding by its class from the start."""
         square = self.W_embed.square().sum(dim=1, keepdim=True)
         self.theta_out.weight.copy_(self.W_embed / square.clamp(min=1e-12))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
-        return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.sigma)
+        """Return log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
+        return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.posterior_sigma)
 
     @torch.no_grad()
-    def predict(self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how) -> Tensor:
-        """p(y | z) at the end of R inference runs from images only: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
+    def sample(self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how) -> Tensor:
+        """Return p(y | z) at the end of R inference runs: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
         for z, _ in self.denoise(x, generators, **how):
             last = z
         return self.log_prob(last).exp()
 
+    @torch.no_grad()
+    def predict(self, images: Tensor, runs: int | None = None, seed: int = 0, **how) -> tuple[Tensor, Tensor]:
+        """Return class indices (N,) and probabilities (N, m), the mean over the inference runs.
+
+        images (N, C, H, W): uint8, or floats in [0, 1]; they are normalised as in training. The same seed draws the
+        same noise for every image. Leaves the network in eval mode. Raises ValueError for images of another shape.
+        """
+        self.eval()
+        how = how or self.inference["how"]
+        generators = runs or self.inference["runs"]
+        means = []
+        for batch in self._normalised(images).split(BATCH):
+            streams = Streams(seed, batch.device)
+            noise = [streams.fresh("predict", r) for r in range(generators)]
+            means.append(self.sample(batch, noise, **how).mean(dim=0))
+        probabilities = torch.cat(means)
+        return probabilities.argmax(dim=1), probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class probabilities of `predict`: (N, C, H, W) -> (N, m)."""
+        return self.predict(images)[1]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        if self.info is None:
+            raise ValueError("the network knows no statistics of images: load it from a checkpoint, or set net.info")
+        if tuple(images.shape[1:]) != tuple(self.info.image_shape):
+            shape = ", ".join(map(str, self.info.image_shape))
+            raise ValueError(f"images must be (N, {shape}), not {tuple(images.shape)}")
+        levels = images.to(self.W_embed.device).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
+        return self.info.normalise(levels if levels.dtype == torch.uint8 else levels * 255)
+
     def noise(self, generators: Sequence[torch.Generator | None], batch: int) -> Tensor:
-        """Standard normal (R, B, d), run r drawn from generator r."""
+        """Draw standard normal noise (R, B, d), run r from generator r."""
         draws = [torch.randn(batch, self.embedding_dim, generator=g, device=self.W_embed.device) for g in generators]
         return torch.stack(draws)

@@ -1,4 +1,4 @@
-"""What the networks share that know a time t in [0, 1]: one TimeBlock, and inference along dz/dt = v(z, x, t)."""
+"""Hold what the networks share that know a time t in [0, 1]: one TimeBlock, and inference along dz/dt = v(z, x, t)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ from models.time_block import TimeBlock
 
 
 def draw_times(batch: int, stratified: bool, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """t ~ U(0, 1), (B,) float64; stratified: t_i ~ U(i / B, (i + 1) / B)."""
+    """Draw t ~ U(0, 1), (B,) float64; stratified: t_i ~ U(i / B, (i + 1) / B)."""
     t = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
     return (t + torch.arange(batch, device=device)) / batch if stratified else t
 
@@ -22,15 +22,22 @@ class ContinuousNet(Classifier):
     Args:
         image_shape: (C, H, W).
         prototype: embeddings are images.
+        encoder: name of the image encoder.
         W_embed and others: see Classifier.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], W_embed: Tensor, learn_embedding: bool, prototype: bool, **kwargs
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        learn_embedding: bool,
+        prototype: bool,
+        encoder: str,
+        **kwargs,
     ):
         super().__init__(W_embed, learn_embedding, **kwargs)
         num_classes, embedding_dim = W_embed.shape
-        self.block = TimeBlock(image_shape, embedding_dim, num_classes, prototype)
+        self.block = TimeBlock(image_shape, embedding_dim, num_classes, prototype, encoder)
 
     @property
     def networks(self) -> dict[int, nn.Module]:
@@ -63,7 +70,7 @@ class ContinuousNet(Classifier):
         steps: int = 1000,
         solver: str = "euler",
     ) -> Iterator[Tensor]:
-        """z (R*B, d) after each of kept_steps(steps), from z_0 and what the images add (R*B, 256)."""
+        """Yield z (R*B, d) after each of kept_steps(steps), from z_0 and what the images add (R*B, 256)."""
 
         def velocity(z: Tensor, time_part: Tensor) -> Tensor:
             return self.block.logits(z, image_part, time_part) @ self.W_embed

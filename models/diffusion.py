@@ -1,4 +1,4 @@
-"""What discrete and continuous time share: q(z_t | y), its distance from noise, the three terms of the loss."""
+"""Compute what discrete and continuous time share: q(z_t | y), its distance from noise, the three terms of the loss."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ class DiffusionLoss(NamedTuple):
 
 
 def q_sample(alpha_bar: Tensor, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """z_t ~ q(z_t | y) = N(sqrt(alpha_bar) u_y, (1 - alpha_bar) I); alpha_bar () or (B, 1), u_y and z_t (B, d)."""
+    """Draw z_t ~ q(z_t | y) = N(sqrt(alpha_bar) u_y, (1 - alpha_bar) I); alpha_bar () or (B, 1), u_y and z_t (B, d)."""
     eps = torch.empty_like(u_y).normal_(generator=generator)
     return alpha_bar.sqrt().to(u_y.dtype) * u_y + (1 - alpha_bar).sqrt().to(u_y.dtype) * eps
 
 
 def kl_to_noise(alpha_bar_0: Tensor, u_y: Tensor) -> Tensor:
-    """KL(q(z_0 | y) || N(0, I)), mean over the batch; alpha_bar_0 (), u_y (B, d)."""
+    """Return KL(q(z_0 | y) || N(0, I)), mean over the batch; alpha_bar_0 (), u_y (B, d)."""
     d = u_y.shape[1]
     square = u_y.square().sum(dim=1)
     return (alpha_bar_0 * square - d * alpha_bar_0 - d * torch.log1p(-alpha_bar_0)).mean() / 2

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def relu_dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """relu(x) with each element zeroed with probability p and the others scaled by 1 / (1 - p). Overwrites x.
+    """Return relu(x) with each element zeroed with probability p and the others scaled by 1 / (1 - p). Overwrites x.
 
     Args:
         x: (B, C, H, W); the random bits are laid out as (B, H, W, C), whatever the strides of x.
@@ -40,7 +40,7 @@ class _ReLUDropout(torch.autograd.Function):
 
 
 def _keep_mask(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """1 where an element of x (B, C, H, W) stays and 0 where it is dropped, float32.
+    """Return 1 where an element of x (B, C, H, W) stays and 0 where it is dropped, float32.
 
     Comparing floats in place is several times faster on a CPU than making booleans of integers and floats of them.
     """

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 
 def one_hot_embedding(num_classes: int) -> Tensor:
-    """The identity; d = m."""
+    """Return the identity; d = m."""
     return torch.eye(num_classes)
 
 
 def initial_embedding(
     num_classes: int, embedding_dim: int, init: str, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The start of a learned W_embed, shape (m, d).
+    """Draw the start of a learned W_embed, shape (m, d).
 
     `orthogonal`: orthonormal rows where m <= d, else orthonormal columns. `random`: standard normal entries.
     """
@@ -25,7 +25,7 @@ def initial_embedding(
 
 
 def medoid(points: Tensor, chunk_elements: int = 2**25) -> int:
-    """Index of the point with the smallest median distance to the other points.
+    """Return the index of the point with the smallest median distance to the other points.
 
     points (n, d). Distances are computed for a chunk of rows at a time, about chunk_elements of them at once.
     The median of an even number of distances is the lower of the two in the middle.
@@ -43,7 +43,7 @@ def medoid(points: Tensor, chunk_elements: int = 2**25) -> int:
 
 
 def prototype_indices(images: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """For each class the index of its medoid image, shape (m,).
+    """Return for each class the index of its medoid image, shape (m,).
 
     images (n, ...) uint8, labels (n,). One class at a time is turned into floats.
     """

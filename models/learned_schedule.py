@@ -39,22 +39,22 @@ class LearnedSchedule(nn.Module):
 
     @property
     def gamma_0(self) -> Tensor:
-        """More than gamma_1."""
+        """Return gamma_0, which is more than gamma_1."""
         return self.gamma_1 + F.softplus(self.raw_gap)
 
     def g(self, t: Tensor) -> Tensor:
-        """t of any shape."""
+        """Return g(t); t of any shape."""
         first, second = F.softplus(self.raw_first.double()), F.softplus(self.raw_second.double())
         return torch.sigmoid(t.unsqueeze(-1) * first + self.bias.double()) @ second
 
     def gamma(self, t: Tensor) -> Tensor:
-        """t float64 in [0, 1], of any shape."""
+        """Return gamma(t); t float64 in [0, 1], of any shape."""
         g_0, g_1 = self.g(self.ends)
         gbar = (self.g(t) - g_0) / (g_1 - g_0)
         return self.gamma_1.double() + F.softplus(self.raw_gap.double()) * (1 - gbar)
 
     def gamma_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """gamma(t) and gamma'(t), the latter by forward-mode differentiation."""
+        """Return gamma(t) and gamma'(t), the latter by forward-mode differentiation."""
         with forward_ad.dual_level():
             gamma = self.gamma(forward_ad.make_dual(t, torch.ones_like(t)))
             return tuple(forward_ad.unpack_dual(gamma))
@@ -63,7 +63,7 @@ class LearnedSchedule(nn.Module):
         return torch.sigmoid(-self.gamma(t))
 
     def alpha_bar_and_snr_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_bar_t and SNR'(t) = -gamma'(t) exp(-gamma(t))."""
+        """Return alpha_bar_t and SNR'(t) = -gamma'(t) exp(-gamma(t))."""
         gamma, slope = self.gamma_and_slope(t)
         return torch.sigmoid(-gamma), -slope * torch.exp(-gamma)
 

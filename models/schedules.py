@@ -12,14 +12,14 @@ ALPHA_BAR_CLIP = (1e-4, 1 - 1e-3)
 
 
 def cosine_alpha_bar(num_blocks: int, s: float = 0.008) -> Tensor:
-    """alpha_bar_t = f(T - t) / f(0), f(k) = cos^2((k/T + s) / (1 + s) pi/2) (Nichol and Dhariwal 2021); (T+1,)."""
+    """Return alpha_bar_t = f(T - t) / f(0), f(k) = cos^2((k/T + s)/(1 + s) pi/2) (Nichol, Dhariwal 2021); (T+1,)."""
     k = num_blocks - torch.arange(num_blocks + 1, dtype=torch.float64)
     f = torch.cos((k / num_blocks + s) / (1 + s) * math.pi / 2) ** 2
     return f / f[-1]
 
 
 def linear_alpha_bar(num_blocks: int) -> Tensor:
-    """alpha_bar_t = t / T; shape (T+1,)."""
+    """Return alpha_bar_t = t / T; shape (T+1,)."""
     return torch.arange(num_blocks + 1, dtype=torch.float64) / num_blocks
 
 
@@ -42,19 +42,20 @@ def clip_alpha_bar(alpha_bar: Tensor, low: float, high: float) -> Tensor:
 
 
 def make_alpha_bar(schedule: str, num_blocks: int, clip: tuple[float, float] = ALPHA_BAR_CLIP) -> Tensor:
-    """alpha_bar_0 .. alpha_bar_T of the named schedule, clipped; float64, shape (T+1,)."""
-    return clip_alpha_bar(SCHEDULES[schedule](num_blocks), *clip)
+    """Return alpha_bar_0 .. alpha_bar_T of the named schedule, clipped; float64, shape (T+1,), on the CPU."""
+    with torch.device("cpu"):  # its values count, also where a network is built without values (device meta)
+        return clip_alpha_bar(SCHEDULES[schedule](num_blocks), *clip)
 
 
 def snr(alpha_bar: Tensor) -> Tensor:
-    """SNR = alpha_bar / (1 - alpha_bar)."""
+    """Return SNR = alpha_bar / (1 - alpha_bar)."""
     return alpha_bar / (1 - alpha_bar)
 
 
 def step_coefficients(alpha_bar_prev: Tensor, alpha_bar_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """a_t, b_t, c_t of eq. 3: z_t = a_t u_hat(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) eps.
+    """Return a_t, b_t, c_t of eq. 3: z_t = a_t u_hat(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) eps.
 
-    Of the levels alpha_bar_{t-1} and alpha_bar_t (any one shape); alpha_{t-1} = alpha_bar_{t-1} / alpha_bar_t.
+    From the levels alpha_bar_{t-1} and alpha_bar_t (any one shape); alpha_{t-1} = alpha_bar_{t-1} / alpha_bar_t.
     """
     alpha_prev = alpha_bar_prev / alpha_bar_t
     a_t = alpha_bar_t.sqrt() * (1 - alpha_prev) / (1 - alpha_bar_prev)

@@ -3,7 +3,7 @@
 That part, `terms`, is computed for the whole grid at once. Fixed steps are taken here, adaptive ones by torchdiffeq.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,23 +11,35 @@ from torch import Tensor
 SOLVERS = ("euler", "heun", "dopri5")
 POINTS = 20  # at most so many of the z on the way are shown
 TOLERANCE = 1e-5  # relative and absolute, of dopri5
+ADAPTIVE_STEPS = 50  # dopri5 chooses its steps, and shows z at the points of so many even ones
 
 Terms = Callable[[Tensor], tuple[Tensor, ...]]  # t (n,) float64 -> tensors (n, ...)
 Velocity = Callable[..., Tensor]  # z and one row of each term -> dz/dt
 
 
 def kept_steps(steps: int) -> list[int]:
-    """Those of the steps 1..steps after which z is shown, evenly spread; the last one is among them."""
+    """Return those of the steps 1..steps after which z is shown, evenly spread; the last one is among them."""
     return sorted({max(1, round(k * steps / POINTS)) for k in range(1, POINTS + 1)})
 
 
 def grid(steps: int, device: torch.device) -> Tensor:
-    """t_i = i / steps, float64, (steps + 1,)."""
+    """Return t_i = i / steps, float64, (steps + 1,)."""
     return torch.arange(steps + 1, device=device, dtype=torch.float64) / steps
 
 
+def ode_ways(steps: Sequence[int], solver: Sequence[str]) -> list[dict]:
+    """Return the arguments of `solve` for each solver and number of steps."""
+    numbers = {name: [ADAPTIVE_STEPS] if name == "dopri5" else steps for name in solver}
+    return [{"solver": name, "steps": n} for name in solver for n in numbers[name]]
+
+
 def solve(velocity: Velocity, terms: Terms, z: Tensor, steps: int, solver: str) -> Iterator[Tensor]:
-    """Yields z after each of kept_steps(steps); dopri5 chooses steps of its own, between the same points."""
+    """Yield z after each of kept_steps(steps); dopri5 chooses steps of its own, between the same points.
+
+    Raises ValueError for a solver that is none of SOLVERS.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"no solver {solver!r}: {', '.join(SOLVERS)}")
     if solver == "dopri5":
         yield from _adaptive(velocity, terms, z, steps)
         return

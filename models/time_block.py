@@ -10,14 +10,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.image_path import FEATURES, ImagePath
+from models.encoders import ENCODERS
+from models.encoders.paper import FEATURES
 from models.NoPropBlock import PrototypePath
 
 TIME_SIZE = 64
 
 
 def time_embedding(t: Tensor, size: int = TIME_SIZE) -> Tensor:
-    """Sinusoidal position embedding of 1000 t: t (n,) in [0, 1] -> (n, size) float32."""
+    """Return the sinusoidal position embedding of 1000 t: t (n,) in [0, 1] -> (n, size) float32."""
     frequencies = torch.exp(-math.log(1e4) * torch.arange(size // 2, device=t.device) / (size // 2))
     angles = 1000 * t.float().unsqueeze(1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -38,34 +39,40 @@ class TimeBlock(nn.Module):
     """m logits from z (B, d), x (B, C, H, W) and t (B,). Arguments as those of NoPropBlock."""
 
     def __init__(
-        self, image_shape: tuple[int, int, int], embedding_dim: int, num_classes: int, prototype: bool = False
+        self,
+        image_shape: tuple[int, int, int],
+        embedding_dim: int,
+        num_classes: int,
+        prototype: bool = False,
+        encoder: str = "paper",
     ):
         super().__init__()
-        self.image_path = ImagePath(image_shape, norm=False)
+        self.image_path = ENCODERS[encoder](image_shape, norm=False)
         self.label_path = PrototypePath(image_shape, norm=False) if prototype else EmbeddingPath(embedding_dim)
         self.time_path = nn.Sequential(nn.Linear(TIME_SIZE, FEATURES), nn.ReLU())
-        self.fuse = nn.Linear(3 * FEATURES, 256)
+        self.parts = [self.image_path.out_features, FEATURES, FEATURES]  # of what is fused: image, label, time
+        self.fuse = nn.Linear(sum(self.parts), 256)
         self.head = nn.Sequential(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, num_classes))
 
     def _fuse_weights(self) -> tuple[Tensor, ...]:
-        """Of the image, label and time features, (256, 256) each: a product with all three is a sum of three."""
-        return self.fuse.weight.split(FEATURES, dim=1)
+        """Return the weights of the image, label and time features: a product with all three is a sum of three."""
+        return self.fuse.weight.split(self.parts, dim=1)
 
     def image_part(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What the image adds to the fused features: x (B, C, H, W) -> (B, 256)."""
+        """Return what the image adds to the fused features: x (B, C, H, W) -> (B, 256)."""
         return nn.functional.linear(self.image_path(x, generator), self._fuse_weights()[0], self.fuse.bias)
 
     def time_part(self, t: Tensor) -> Tensor:
-        """What the time adds to them: t (n,) -> (n, 256)."""
+        """Return what the time adds to them: t (n,) -> (n, 256)."""
         return self.time_path(time_embedding(t).to(self.fuse.weight.dtype)) @ self._fuse_weights()[2].T
 
     def logits(
         self, z: Tensor, image_part: Tensor, time_part: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """z (B, d), image_part (B, 256), time_part (B, 256) or (256,) -> (B, m)."""
+        """Return the logits (B, m) of z (B, d), image_part (B, 256) and time_part (B, 256) or (256,)."""
         fused = torch.addmm(image_part + time_part, self.label_path(z, generator), self._fuse_weights()[1].T)
         return self.head(fused.relu_())
 
     def forward(self, z: Tensor, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """z (B, d), x (B, C, H, W), t (B,) -> (B, m). The generator draws the dropout masks."""
+        """Return the logits (B, m) of z (B, d), x (B, C, H, W) and t (B,). The generator draws the dropout masks."""
         return self.logits(z, self.image_part(x, generator), self.time_part(t), generator)

@@ -16,18 +16,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from main import main  # noqa: E402
 from models.NoProp_DT import NoPropNetDT  # noqa: E402
-from models.schedules import make_alpha_bar  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHAPE = (1, 8, 8)
 
 
-def make_model(num_blocks=3, m=4, d=None, learn=False, schedule="cosine", seed=0, **kwargs):
-    """A small NoPropNetDT: one-hot without d, else random embeddings."""
+def make_model(num_blocks=3, m=4, d=None, learn=False, seed=0, **kwargs):
+    """Return a small NoPropNetDT: one-hot without d, else random embeddings."""
     torch.manual_seed(seed)
     W = torch.eye(m) if d is None else torch.randn(m, d)
-    alpha_bar = make_alpha_bar(schedule, num_blocks)
-    model = NoPropNetDT(SHAPE, W, alpha_bar, learn_embedding=learn, **kwargs)
+    model = NoPropNetDT(SHAPE, W, num_blocks=num_blocks, learn_embedding=learn, **kwargs)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -56,19 +54,19 @@ def give_oracles(model, shift=0):
 
 
 def images_of(y):
-    """Images that tell an Oracle their class."""
+    """Return images that tell an Oracle their class."""
     x = torch.zeros(len(y), *SHAPE)
     x[:, 0, 0, 0] = y
     return x
 
 
 def in_this_process(flags, ranks=1):
-    """Stands in for launch.run_main: starting Python and torch anew takes longer than the trainings."""
+    """Stand in for runs.launch.run_main: starting Python and torch anew takes longer than the trainings."""
     return main(flags)
 
 
 def start_main(run, *flags):
-    """main.py as a process of its own."""
+    """Start main.py as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "main.py", *map(str, flags), "--checkpoint-dir", str(run)],
         cwd=ROOT,
@@ -87,7 +85,7 @@ def pytest_configure(config):
 
 @pytest.fixture
 def run_main(capsys):
-    """Run main.py's main: returns exit code, lines on stdout, lines on stderr."""
+    """Return a function that runs main.py's main: exit code, lines on stdout, lines on stderr."""
 
     def run(*argv):
         code = main([str(a) for a in argv])
@@ -99,13 +97,13 @@ def run_main(capsys):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    """Runs of main.py draw nothing, which saves half of their time."""
-    monkeypatch.setattr("main.draw_run", lambda folder: [])
+    """Let runs of main.py draw nothing, which saves half of their time."""
+    monkeypatch.setattr("main.draw_pictures", lambda run: None)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
-    """The folder of a two-epoch training on digits through main.py, with one-hot embeddings and T = 3."""
+    """Return the folder of a two-epoch training on digits through main.py, with one-hot embeddings and T = 3."""
     run = tmp_path_factory.mktemp("digits") / "run"
     flags = "--dataset digits --embedding-type one-hot --num-blocks 3 --epochs 2 --save-every 1"
     assert main([*flags.split(), "--checkpoint-dir", str(run)]) == 0

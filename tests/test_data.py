@@ -5,10 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DataInfo, RawImages, augment, channel_statistics, epoch_batches, load_raw, training_data
+from data import Batches, augment, channel_statistics, load_images, training_data
 from errors import UserError
-from folder import decode_image
-from streams import Streams
+from loaders import RawImages
+from loaders.image_folder import decode_image
+from models.image_info import ImageInfo
+from models.random_streams import Streams
 
 
 def random_raw(count=50, m=5, channels=3):
@@ -28,7 +30,7 @@ def make_folder(root, counts=(3, 3), classes=("cat", "dog"), size=(8, 8), mode="
 
 
 def test_digits_are_all_there_and_no_test_image_is_trained_on():
-    train, test = load_raw("digits", "", "train"), load_raw("digits", "", "test")
+    train, test = load_images("digits", "train"), load_images("digits", "test")
     assert (len(train.labels), len(test.labels)) == (1437, 360)
     assert train.images.dtype == torch.uint8 and train.images.shape[1:] == (8, 8, 1)
     from sklearn.datasets import load_digits
@@ -67,14 +69,18 @@ def test_split_holds_out_the_stated_part_and_depends_on_the_seed_alone():
 
 
 def test_epoch_batches_hold_every_index_once_and_never_a_single_one():
-    batches = epoch_batches(257, 128, torch.Generator().manual_seed(0))
+    raw = random_raw(257)
+    data = training_data(raw, 0.0, Streams(0))
+    epoch = Batches(data.train, data.info, 128, Streams(0))
+    batches = epoch.indices(torch.Generator().manual_seed(0))
+    assert len(epoch) == len(batches)
     assert [len(b) for b in batches] == [128, 129]
     assert sorted(torch.cat(batches).tolist()) == list(range(257))
 
 
 def test_augment_crops_shifted_windows_and_mirrors():
     images = torch.randint(1, 256, (200, 8, 8, 1), dtype=torch.uint8)
-    out = augment(images, torch.Generator().manual_seed(0), flip=False)
+    out = augment(images, torch.Generator().manual_seed(0), mirror=False)
     assert out.shape == images.shape and out.dtype == torch.uint8
     padded = torch.nn.functional.pad(images, (0, 0, 1, 1, 1, 1))
     shifts = set()
@@ -83,31 +89,31 @@ def test_augment_crops_shifted_windows_and_mirrors():
         assert len(found) == 1
         shifts.add(found[0])
     assert len(shifts) == 9
-    flipped = augment(images, torch.Generator().manual_seed(0), flip=True)
+    flipped = augment(images, torch.Generator().manual_seed(0), mirror=True)
     mirrored = sum(torch.equal(a.flip(1), b) for a, b in zip(images, flipped, strict=True))
     upright = sum(torch.equal(a, b) for a, b in zip(images, flipped, strict=True))
     assert mirrored > 2 and upright > 2
 
 
 def test_folder_has_classes_by_name_and_colour_from_the_data(tmp_path):
-    raw = load_raw("folder", str(make_folder(tmp_path / "colour", counts=(3, 2))), "train")
+    raw = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "colour", counts=(3, 2))))
     assert raw.classes == ["cat", "dog"] and raw.labels.tolist() == [0, 0, 0, 1, 1]
     assert raw.images.shape == (5, 8, 8, 3)
     with Image.open(tmp_path / "colour" / "train" / "cat" / "0.png") as image:
         assert np.array_equal(raw.images[0].numpy(), np.asarray(image))
-    grey = load_raw("folder", str(make_folder(tmp_path / "grey", mode="L")), "train")
+    grey = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "grey", mode="L")))
     assert grey.images.shape == (6, 8, 8, 1)
 
 
 def test_folder_sizes(tmp_path):
     root = make_folder(tmp_path, size=(40, 20))
-    assert load_raw("folder", str(root), "train").images.shape[1:3] == (20, 40)
-    assert load_raw("folder", str(root), "train", image_size=16).images.shape[1:3] == (16, 16)
-    assert load_raw("folder", str(root), "test", shape=(1, 9, 7)).images.shape[1:] == (9, 7, 1)
+    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (20, 40)
+    assert load_images("folder", "train", data_dir=str(root), image_size=16).images.shape[1:3] == (16, 16)
+    assert load_images("folder", "test", data_dir=str(root), shape=(1, 9, 7)).images.shape[1:] == (9, 7, 1)
     Image.new("RGB", (12, 5)).save(root / "train" / "cat" / "odd.png")
-    assert load_raw("folder", str(root), "train").images.shape[1:3] == (32, 32)
+    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (32, 32)
     large = make_folder(tmp_path / "large", size=(100, 100))
-    assert load_raw("folder", str(large), "train").images.shape[1:3] == (32, 32)
+    assert load_images("folder", "train", data_dir=str(large)).images.shape[1:3] == (32, 32)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
@@ -138,7 +144,7 @@ def test_transparency_is_laid_on_white_and_exif_turned_upright(tmp_path):
 def test_broken_layouts_are_named(tmp_path):
     def message(root):
         with pytest.raises(UserError) as caught:
-            load_raw("folder", str(root), "train")
+            load_images("folder", "train", data_dir=str(root))
         return str(caught.value)
 
     assert "no folder" in message(tmp_path / "none")
@@ -172,5 +178,17 @@ def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation
 def test_info_survives_plain_data():
     from dataclasses import asdict
 
-    info = DataInfo(["a", "b"], (1, 8, 8), [1.0], [2.0])
-    assert DataInfo(**asdict(info)) == info
+    info = ImageInfo(["a", "b"], (1, 8, 8), [1.0], [2.0])
+    assert ImageInfo(**asdict(info)) == info
+
+
+def test_a_batch_makes_its_images_only_where_they_are_asked_for():
+    data = training_data(random_raw(), 0.0, Streams(0))
+    batches, made = Batches(data.train, data.info, 10, Streams(0), augment=True), []
+    normalise = data.info.normalise
+    data.info.normalise = lambda images: made.append(len(images)) or normalise(images)
+    batch = batches.batch(torch.arange(10), 1, 0)
+    assert batch.y.tolist() == data.train.labels[:10].tolist() and made == []
+    assert batch.x is batch.x and made == [10]
+    assert torch.equal(batch.x, batches.batch(torch.arange(10), 1, 0).x)  # augmented by a stream of its own
+    assert not torch.equal(batch.x, batches.batch(torch.arange(10), 2, 0).x)

@@ -16,11 +16,14 @@ from conftest import images_of, start_main
 from PIL import Image
 from test_data import make_folder
 
-from checkpoint import load_checkpoint, write_atomic
-from data import DataInfo, Split
-from evaluate import evaluate
-from options import make_parser
-from streams import Streams
+from data import Split
+from evaluate import Evaluator
+from models.image_info import ImageInfo
+from models.random_streams import Streams
+from rules import describe_flags
+from runs.checkpoint import load_checkpoint
+from runs.files import write_atomic
+from settings import make_parser
 
 ROOT = Path(__file__).parent.parent
 LAST_LINE = re.compile(r"test accuracy: \d+\.\d\d \+- \d+\.\d\d % \(\d+ runs\)")
@@ -185,11 +188,9 @@ def test_predictions_do_not_depend_on_the_labels():
     model = make_model(m=4)
     y = torch.arange(40) % 4
     images = (images_of(y) + torch.randn(40, 1, 8, 8)).mul(20).byte().permute(0, 2, 3, 1)
-    info = DataInfo(list("abcd"), (1, 8, 8), [0.0], [1.0])
-    results = []
-    for labels in (y, y.flip(0), y[torch.randperm(40)]):
-        generators = [Streams(0).fresh("inference", r) for r in range(3)]
-        results.append(evaluate(model, info, Split(images, labels), generators))
+    model.info = ImageInfo(list("abcd"), (1, 8, 8), [0.0], [1.0])
+    evaluator = Evaluator(model, Streams(0), ways=[{}], runs=3)
+    results = [evaluator.evaluate(Split(images, labels)) for labels in (y, y.flip(0), y[torch.randperm(40)])]
     predicted = [result.confusion.sum(0) for result in results]  # how often each class is predicted
     assert torch.equal(predicted[0], predicted[1]) and torch.equal(predicted[0], predicted[2])
 
@@ -250,19 +251,14 @@ def test_pictures_that_fail_do_not_cost_the_result(run_main, tmp_path, monkeypat
     def broken(folder):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("main.draw_run", broken)
+    monkeypatch.setattr("visualize.draw_run", broken)
     flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "1", "--epochs", "1"]
     code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
     assert code == 0 and LAST_LINE.fullmatch(out[-1]) and "no ink" in err[0]
 
 
-def test_the_readme_has_every_flag_with_its_default():
-    rows = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
-    shown = {}
-    for action in make_parser()._actions:
-        if action.dest != "help":
-            shown[action.option_strings[0]] = action.help.rpartition("(default: ")[2][:-1]
-    assert rows == shown
+def test_the_page_of_flags_is_made_from_the_settings():
+    assert (ROOT / "docs" / "flags.md").read_text() == describe_flags(make_parser())
 
 
 def test_an_image_of_another_size_and_mode_is_predicted(digits_run, run_main, tmp_path):

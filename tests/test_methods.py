@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from conftest import in_this_process
 from PIL import Image
 from test_main import LAST_LINE
 
-from benchmarks.setup import make_trainer
-from checkpoint import load_checkpoint
+from assemble import load_test
+from benchmarks.setup import make_benchmark_trainer
 from data import Split
-from main import load_test, main
-from run_files import read_run
-from visualize import inference_steps
+from figures.inference import inference_steps
+from main import main
+from models.methods import METHODS
+from rules import parse, settle
+from runs.checkpoint import load_checkpoint
+from runs.reader import read_run
 
 FLAGS = {
     "ct": ["--stratified-time", "--steps", "30"],
@@ -81,10 +85,11 @@ def test_evaluate_repeats_the_result_and_predict_names_a_class(run, run_main, tm
 
 @pytest.mark.parametrize("method", FLAGS)
 def test_an_untrained_network_scores_chance(method):
-    trainer = make_trainer(10, "--method", method, *FLAGS[method], shape=(8, 8, 1))
+    flags = ["--method", method, *FLAGS[method]]
+    model, how = make_benchmark_trainer(10, *flags, shape=(8, 8, 1)).model.eval(), settle(*parse(flags)).ways[0]
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2000, 1, 8, 8, generator=generator), torch.arange(2000) % 10
-    answers = trainer.model.eval().predict(x, [generator], **trainer.evaluator.ways[0])[0].argmax(1)
+    answers = model.sample(x, [generator], **how)[0].argmax(1)
     assert (answers == y).float().mean().item() == pytest.approx(0.1, abs=0.04)
 
 
@@ -157,6 +162,12 @@ def test_flags_of_other_methods_are_refused(run_main):
         assert (code, len(err)) == (2, 1) and word in err[0], (flags, err)
 
 
+def test_a_recipe_that_a_method_lacks_is_refused(run_main, monkeypatch):
+    monkeypatch.setitem(METHODS, "fm", replace(METHODS["fm"], recipes={}))
+    code, _, err = run_main("--dataset", "digits", "--method", "fm", "--recipe", "fast")
+    assert (code, len(err)) == (2, 1) and "--recipe fast is none of --method fm" in err[0]
+
+
 @pytest.mark.parametrize("run", ["fm"], indirect=True)
 def test_what_needs_the_blocks_of_dt_refuses_other_checkpoints(run, run_main, tmp_path):
     last = run / "last.pt"
@@ -167,7 +178,7 @@ def test_what_needs_the_blocks_of_dt_refuses_other_checkpoints(run, run_main, tm
 
 @pytest.mark.usefixtures("without_pictures")
 def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, tmp_path, monkeypatch):
-    monkeypatch.setattr("compare.run_main", in_this_process)
+    monkeypatch.setattr("runs.launch.run_main", in_this_process)
     flags = ["--compare", "dt,fm", "--dataset", "digits", "--epochs", "1", "--num-blocks", "1", "--steps", "5"]
     code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)
     assert (code, err) == (0, [])
@@ -192,7 +203,7 @@ def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, t
 
 @pytest.mark.usefixtures("without_pictures")
 def test_compare_tests_again_what_evaluate_tested_otherwise_and_keeps_other_methods(run_main, tmp_path, monkeypatch):
-    monkeypatch.setattr("compare.run_main", in_this_process)
+    monkeypatch.setattr("runs.launch.run_main", in_this_process)
     flags = ["--dataset", "digits", "--epochs", "1", "--steps", "5", "--checkpoint-dir", tmp_path]
     assert run_main("--compare", "ct,fm", *flags)[0] == 0
     before = json.loads((tmp_path / "compare.json").read_text())["rows"]

@@ -1,21 +1,19 @@
 """Whatever the bytes, settings and names: a load equal to the original or one line, what is accepted can be used."""
 
 import os
-from argparse import Namespace
 
 import torch
-from box import call
+from helpers import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from build import expected_state
-from checkpoint import load_checkpoint
-from data import DataInfo
 from errors import UserError, printable
-from folder import load_folder
-from options import adopt, as_tokens, is_accepted, make_parser, parse_flags
-from untrusted import check_config
+from loaders.image_folder import load_folder
+from models.build import build
+from rules import accepted, adopt, parse
+from runs.checkpoint import load_checkpoint
+from settings import Settings, make_parser
 
 quick = settings(max_examples=60, derandomize=True, deadline=None, database=None)
 slow = settings(max_examples=25, derandomize=True, deadline=None, database=None)
@@ -28,7 +26,7 @@ VALUES = st.none() | st.booleans() | NUMBERS | WORDS | LISTS | st.dictionaries(W
 
 
 def equal(first, second) -> bool:
-    """Of nested content with tensors."""
+    """Compare nested content with tensors."""
     if isinstance(first, dict):
         return first.keys() == second.keys() and all(equal(first[name], second[name]) for name in first)
     if isinstance(first, (list, tuple)):
@@ -38,8 +36,10 @@ def equal(first, second) -> bool:
 
 @st.composite
 def damages(draw):
-    """A function that damages the bytes of a file: a part of them cut off, or some changed, often near the end, where
-    a zip file has its list of members, or at the start, where the pickle is."""
+    """Draw a function that damages the bytes of a file: a part of them cut off, or some changed.
+
+    Often near the end, where a zip file has its list of members, or at the start, where the pickle is.
+    """
     place = st.floats(0, 1) | st.floats(0, 0.002) | st.floats(0.998, 1)
     if draw(st.integers(0, 4)) == 0:
         start, end = sorted((draw(place), draw(place)))
@@ -76,8 +76,7 @@ def test_a_damaged_checkpoint_is_refused_or_still_the_same(digits_run, tmp_path)
 
 def test_settings_of_a_checkpoint_are_refused_or_can_be_used(digits_run):
     config = load_checkpoint(digits_run / "last.pt")["config"]
-    info = DataInfo([str(y) for y in range(10)], (1, 8, 8), [0.0], [1.0])
-    args, _ = parse_flags(["--evaluate", "--checkpoint", "x.pt"])
+    s, _ = parse(["--evaluate", "--checkpoint", "x.pt"])
     outcomes = set()
 
     @settings(quick, max_examples=400)
@@ -85,14 +84,16 @@ def test_settings_of_a_checkpoint_are_refused_or_can_be_used(digits_run):
     def check(name, value):
         changed = {**config, name: value}
         try:
-            checked = check_config(changed)
+            checked = accepted(changed)
         except ValueError as error:
             assert "its setting --" in str(error)
             outcomes.add("refused")
             return
         outcomes.add("accepted")
-        expected_state(checked, info, range(1, 4))
-        assert isinstance(adopt(args, set(), changed), Namespace)
+        network = checked.network((1, 8, 8))
+        with torch.device("meta"):
+            build("dt", torch.empty(10, 10), **network["arguments"] | {"blocks": [1]})
+        assert isinstance(adopt(s, set(), changed), Settings)
 
     check()
     assert outcomes == {"refused", "accepted"}
@@ -103,8 +104,8 @@ def test_settings_of_a_checkpoint_are_refused_or_can_be_used(digits_run):
 def test_a_setting_survives_as_words_of_the_command_line(count, rate, steps):
     parser = make_parser()
     for name, value in {"epochs": count, "lr": rate, "steps": steps, "alpha_bar_clip": [0.25, 0.5]}.items():
-        assert vars(parser.parse_args(as_tokens(parser, name, value))) == {name: value}
-        assert is_accepted(parser, name, value) and not is_accepted(parser, name, str(value))
+        assert vars(parser.parse_args(parser.words(name, value))) == {name: value}
+        assert parser.accepts(name, value) and not parser.accepts(name, str(value))
 
 
 BYTES = st.sampled_from(sorted({*range(1, 256)} - {ord("/")}))
@@ -119,7 +120,7 @@ def test_folders_of_any_name_are_classes(tmp_path_factory):
         for name in names:
             os.makedirs(os.path.join(os.fsencode(root), b"train", name))
             Image.new("L", (5, 4)).save(os.path.join(os.fsencode(root), b"train", name, b"x.png"))
-        images, labels, classes = load_folder(str(root), "train", None, None)
+        images, labels, classes = load_folder("train", str(root))
         assert classes == sorted(map(os.fsdecode, names)) and labels.tolist() == list(range(len(names)))
         assert images.shape == (len(names), 4, 5, 1)
 

@@ -1,52 +1,19 @@
-"""Training: orders of the updates, independence of the blocks, schedulers, resuming to the bit, divergence."""
+"""Training: orders of the updates, independence of the blocks, resuming to the bit, divergence, offloading."""
 
 import json
-import math
 
 import pytest
 import torch
-from conftest import SHAPE
+from helpers import assert_equal, differences, make_trainer
 
-from build import new_model
-from checkpoint import load_checkpoint
-from data import RawImages, training_data
 from errors import UserError
-from offload import BlockOffload
-from optimizers import Updater
-from options import parse_flags, settle
-from streams import Streams
-from train import Trainer, WholeTrainer, update_order
-
-
-def settings(*flags):
-    continuous = {"ct", "fm", "adjoint"} & set(flags)
-    args, given = parse_flags(["--dataset", "digits", *([] if continuous else ["--num-blocks", "3"]), *map(str, flags)])
-    settle(args, given)
-    return args
-
-
-def make_trainer(run, *flags):
-    """A trainer on 96 random images of 4 classes, the brightness of whose corner tells the class."""
-    args = settings("--batch-size", 32, "--val-fraction", 0.25, *flags)
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(128) % 4
-    images = torch.randint(60, (128, *SHAPE[1:], 1), generator=generator)
-    images[:, :4, :4] += labels[:, None, None, None] * 60
-    raw = RawImages(images.to(torch.uint8), labels, list("abcd"))
-    streams = Streams(args.seed)
-    data = training_data(raw, args.val_fraction, streams)
-    model = new_model(args, data.info, data.train, streams)
-    return (Trainer if args.method == "dt" else WholeTrainer)(model, data, args, streams, run)
+from optimizers.offload import BlockOffload
+from runs.checkpoint import load_checkpoint
+from train import update_order
 
 
 def block_weights(trainer):
     return {k: v for k, v in trainer.model.state_dict().items() if k.startswith("blocks.")}
-
-
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    different = [name for name in first if not torch.equal(first[name], second[name])]
-    assert different == []
 
 
 @pytest.mark.parametrize("order", ["interleaved", "sequential", "random"])
@@ -65,9 +32,7 @@ def test_blocks_do_not_depend_on_the_order_of_training_to_the_bit(tmp_path, prec
     weights = []
     for order in ("interleaved", "sequential", "random"):
         trainer = make_trainer(tmp_path / order, "--embedding-type", "one-hot", "--block-order", order, *precision)
-        trainer.model.train()
-        start = block_weights(trainer)
-        start = {k: v.clone() for k, v in start.items()}
+        start = {k: v.clone() for k, v in block_weights(trainer).items()}
         trainer.epoch = 1
         trainer.train_epoch()
         weights.append(block_weights(trainer))
@@ -80,10 +45,7 @@ def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.train()
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    x, y = trainer.batch(torch.arange(32), 0)
-    trainer.update_block(2, x, y)
-    trainer.shared_gradient.give()
-    trainer.shared.step()
+    trainer.updates.step([2], trainer.batches.batch(torch.arange(32), 1, 0))
     after = trainer.model.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert {k for k in changed if not k.startswith("blocks.1.")} == {"W_embed", "theta_out.weight", "theta_out.bias"}
@@ -93,7 +55,7 @@ def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
 
 def test_training_lowers_the_loss_and_learns_the_classes(tmp_path):
     trainer = make_trainer(tmp_path, "--epochs", 12, "--lr", 0.005, "--block-order", "sequential")
-    trainer.fit()
+    trainer.fit_all()
     first, last = trainer.history[0], trainer.history[-1]
     assert all(b < a for a, b in zip(first["loss"], last["loss"], strict=True))
     assert trainer.best["accuracy"] > 60  # chance is 25
@@ -106,28 +68,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, embeddi
     flags += ["--lr-scheduler-patience", 1] if order == "random" else ["--lr-schedule", "cosine"]
     flags += ["--clip-grad-norm", 1]
     whole = make_trainer(tmp_path / "whole", *flags, "--epochs", 4)
-    whole.fit()
-    part = make_trainer(tmp_path / "part", *flags, "--epochs", 4)
-    part.args.epochs = 2
-    part.fit()
-    resumed = make_trainer(tmp_path / "part", *flags, "--epochs", 4)
-    checkpoint = load_checkpoint(tmp_path / "part" / "last.pt")
-    resumed.model.load_state_dict(checkpoint["model"])
-    resumed.load_state_dict(checkpoint)
-    resumed.fit()
-
+    whole.fit_all()
+    make_trainer(tmp_path / "part", *flags, "--epochs", 4).fit(2)
+    content = load_checkpoint(tmp_path / "part" / "last.pt")
+    resumed = make_trainer(tmp_path / "part", *flags, "--epochs", 4, content=content)
+    resumed.fit_all()
     assert_equal(resumed.model.state_dict(), whole.model.state_dict())
-    last = [load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "part")]
-    assert_equal(last[1]["model"], last[0]["model"])
-    assert last[0]["best"]["epoch"] == last[1]["best"]["epoch"]
-    measured = {"seconds", "images_per_second", "peak_memory_bytes"}
-    rows = [[{k: v for k, v in row.items() if k not in measured} for row in c["history"]] for c in last]
-    assert rows[0] == rows[1]
+    assert differences(*(load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "part"))) == []
 
 
 def test_the_model_ends_with_the_best_epoch_which_is_in_best_model(tmp_path):
     trainer = make_trainer(tmp_path, "--epochs", 4)
-    trainer.fit()
+    trainer.fit_all()
     accuracies = [row["val_accuracy"] for row in trainer.history]
     best = load_checkpoint(tmp_path / "best_model.pt")
     assert best["epoch"] == accuracies.index(max(accuracies)) + 1
@@ -135,24 +87,31 @@ def test_the_model_ends_with_the_best_epoch_which_is_in_best_model(tmp_path):
 
 
 def test_without_validation_the_last_epoch_counts(tmp_path):
-    trainer = make_trainer(tmp_path, "--epochs", 2)
-    trainer.data.validation = trainer.data.validation.subset(slice(0))
-    trainer.fit()
+    trainer = make_trainer(tmp_path, "--epochs", 2, "--val-fraction", 0)
+    trainer.fit_all()
     assert trainer.history[0]["val_accuracy"] is None
     assert load_checkpoint(tmp_path / "best_model.pt")["epoch"] == 2
 
 
-def test_early_stopping_ends_after_its_patience(tmp_path):
-    trainer = make_trainer(tmp_path, "--epochs", 9, "--early-stopping-patience", 2, "--lr", 1e-12)
-    trainer.fit()
-    assert trainer.epoch == trainer.best["epoch"] + 2 < 9
+@pytest.mark.usefixtures("without_pictures")
+def test_early_stopping_says_so_and_another_patience_goes_on(run_main, tmp_path):
+    flags = ["--dataset", "digits", "--num-blocks", 1, "--lr", 1e-12, "--early-stopping-patience", 2]
+    _, out, _ = run_main(*flags, "--epochs", 6, "--checkpoint-dir", tmp_path)
+    best, last = (load_checkpoint(tmp_path / name)["epoch"] for name in ("best_model.pt", "last.pt"))
+    why = f"stopped early: no better validation accuracy since epoch {best} (--early-stopping-patience 2; "
+    assert last == best + 2 < 6 and [line.startswith(why) for line in out].count(True) == 1
+    _, out, _ = run_main("--checkpoint", tmp_path / "last.pt")
+    assert [line[: len(why)] for line in out if line.startswith(("stopped", "epoch"))] == [why]  # nothing is trained
+    _, out, _ = run_main("--checkpoint", tmp_path / "last.pt", "--early-stopping-patience", 0)
+    assert [line[:7] for line in out if line.startswith(("stopped", "epoch"))] == [
+        f"epoch {n}" for n in range(last + 1, 7)
+    ]
 
 
 def test_a_loss_that_is_not_finite_names_block_epoch_and_batch_and_keeps_the_files(tmp_path):
     trainer = make_trainer(tmp_path, "--epochs", 1)
-    trainer.fit()
+    trainer.fit_all()
     kept = (tmp_path / "last.pt").read_bytes()
-    trainer.args.epochs = 2
     original, calls = trainer.model.loss, []
 
     def loss(t, *args):
@@ -162,7 +121,7 @@ def test_a_loss_that_is_not_finite_names_block_epoch_and_batch_and_keeps_the_fil
 
     trainer.model.loss = loss
     with pytest.raises(UserError, match="block 2 is not finite at epoch 2, batch 3"):
-        trainer.fit()
+        trainer.fit(2)
     assert (tmp_path / "last.pt").read_bytes() == kept
     assert len(json.loads((tmp_path / "logs" / "training_history.json").read_text())) == 1
 
@@ -172,10 +131,15 @@ def test_bfloat16_autocast_keeps_the_loss(tmp_path):
     for amp in (False, True):
         trainer = make_trainer(tmp_path, *["--amp"] * amp)
         trainer.model.train()
-        x, y = trainer.batch(torch.arange(32), 0)
-        losses.append(trainer.update_block(2, x, y))
+        losses += trainer.updates.step([2], trainer.batches.batch(torch.arange(32), 1, 0)).values()
     assert not torch.equal(losses[0], losses[1])
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=1e-3)
+
+
+def offload_blocks_of(trainer):
+    """Take "cpu:0" for the GPU; home is plain "cpu"."""
+    offload = BlockOffload(trainer.model.networks, trainer.updates.by_block, torch.device("cpu:0"))
+    trainer.model.before_block = offload.bring
 
 
 def test_offloaded_blocks_train_alike_with_one_on_the_device_at_a_time(tmp_path, monkeypatch):
@@ -188,56 +152,37 @@ def test_offloaded_blocks_train_alike_with_one_on_the_device_at_a_time(tmp_path,
     monkeypatch.setattr(BlockOffload, "_move", record)
     flags = ["--embedding-type", "one-hot", "--block-order", "sequential", "--epochs", 2]
     plain = make_trainer(tmp_path / "plain", *flags)
-    plain.fit()
+    plain.fit_all()
     trainer = make_trainer(tmp_path / "offload", *flags)
-    offload = BlockOffload(trainer.model, trainer.by_block, torch.device("cpu:0"))  # "the GPU"; home is plain "cpu"
+    offload_blocks_of(trainer)
     assert moves == [(1, False), (2, False), (3, False)]
     moves.clear()
     trainer.epoch = 1
     trainer.train_epoch()
     assert moves == [(1, True), (1, False), (2, True), (2, False), (3, True)]  # once per epoch
-    assert offload.current == 3
+    moves.clear()
+    assert list(trainer.model.networks) == [1, 2, 3] and moves == []  # looking at them moves none
     again = make_trainer(tmp_path / "again", *flags)
-    BlockOffload(again.model, again.by_block, torch.device("cpu:0"))
-    again.fit()
+    offload_blocks_of(again)
+    again.fit_all()
     assert_equal(again.model.state_dict(), plain.model.state_dict())
 
 
-def parameter():
-    return torch.nn.Parameter(torch.ones(1))
+def test_a_trainer_is_built_in_ten_lines_without_a_command_line():
+    from functools import partial
 
+    from data import Batches, load_images, training_data
+    from models.build import build, draw_weights
+    from models.random_streams import Streams
+    from optimizers.updater import Updater
+    from train import BlockUpdates, Trainer
 
-def test_warm_up_rises_linearly_to_the_rate():
-    updater, rates = Updater([parameter()], 0.1, 0.0, warmup_steps=5), []
-    for _ in range(7):
-        rates.append(updater.lr)
-        updater.step()
-    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.1])
-
-
-def test_cosine_falls_to_zero_at_the_last_step_after_the_warm_up():
-    updater, rates = Updater([parameter()], 0.1, 0.0, warmup_steps=2, cosine_steps=4), []
-    for _ in range(6):
-        rates.append(updater.lr)
-        updater.step()
-    half_cosine = [0.05 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3, 4)]
-    assert rates == pytest.approx([0.05, 0.1, *half_cosine], abs=1e-9)
-
-
-def test_clipping_shortens_long_gradients_only():
-    long, short = parameter(), parameter()
-    updaters = [Updater([p], 0.1, 0.0, clip_norm=2.0) for p in (long, short)]
-    long.grad, short.grad = torch.tensor([50.0]), torch.tensor([1.5])
-    seen = []
-    for p, updater in zip((long, short), updaters, strict=True):
-        updater.optimizer.step = lambda p=p: seen.append(p.grad.item())
-        updater.step()
-    assert seen == pytest.approx([2.0, 1.5])
-
-
-def test_plateau_halves_the_rate_after_its_patience():
-    updater, rates = Updater([parameter()], 0.1, 0.0, plateau_patience=2), []
-    for accuracy in (50, 60, 60, 60, 60, 60):
-        updater.end_epoch(accuracy)
-        rates.append(updater.lr)
-    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05])
+    streams = Streams(seed=0)
+    data = training_data(load_images("digits", "train"), 0.1, streams, train_size=64)
+    model = build("dt", torch.eye(10), image_shape=data.info.image_shape, num_blocks=2)
+    draw_weights(model, streams)
+    batches = Batches(data.train, data.info, 32, streams)
+    updates = BlockUpdates(model, streams, len(batches), partial(Updater.by_epochs, epochs=2))
+    trainer = Trainer(model, updates, batches, streams)
+    trainer.fit(epochs=2)
+    assert trainer.history[1]["loss"][0] < trainer.history[0]["loss"][0]

@@ -1,0 +1,176 @@
+"""From settings to a model, an evaluator and a trainer: how main.py, the benchmarks and the tests put them together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+
+import torch
+
+from data import DATASETS, Batches, Split, TrainingData, load_images, require_same, training_data
+from errors import UserError, reading
+from evaluate import Evaluation, Evaluator, accuracies_after_epoch
+from hardware.device import compile_networks
+from models.blocks import select_blocks
+from models.build import build, draw_weights, restore, starting_embedding
+from models.classifier import Classifier
+from models.image_info import ImageInfo
+from models.methods import METHODS
+from models.random_streams import Streams
+from optimizers.offload import move_without_blocks
+from optimizers.updater import Updater
+from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
+from runs.process import OneProcess
+from runs.results import RunResults
+from runs.signals import StopSignals
+from runs.tensorboard import TensorBoard
+from settings import Settings
+from train import BlockUpdates, Trainer, WholeUpdate
+
+PREPARE_WITH = 5000  # training images that an encoder may see before it is trained
+
+
+def load_data(
+    s: Settings, checkpoint: dict | None, streams: Streams, processes: OneProcess
+) -> tuple[TrainingData, Split | None]:
+    """Return the training data, and the test images where the whole model is trained."""
+    info = ImageInfo(**checkpoint["info"]) if checkpoint else None
+    with processes.one_per_machine_first():
+        shape = info.image_shape if info else None
+        raw = load_images(s.dataset, "train", data_dir=s.data_dir, image_size=s.image_size, shape=shape)
+        if info:
+            require_same(raw, info, "training")
+        data = training_data(raw, s.val_fraction, streams, info, s.train_size)
+        return data, None if s.blocks else load_test(s, data.info)
+
+
+def load_test(s: Settings, info: ImageInfo) -> Split:
+    """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
+    raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape)
+    require_same(raw, info, "test")
+    return Split(raw.images, raw.labels)
+
+
+def new_model(
+    s: Settings, data: TrainingData, streams: Streams, blocks: Iterable[int] | None = None, source: dict | None = None
+) -> Classifier:
+    """Return a model with the starting weights of its streams, on the CPU; of its blocks those asked for.
+
+    source: the checkpoint of --embedding-from. Raises UserError where it is of other classes or images, where a class
+    has no image to be its prototype, and for images that the network cannot take.
+    """
+    info, train = data.info, data.train
+    arguments = s.network(info.image_shape)["arguments"] | ({"blocks": blocks} if blocks is not None else {})
+    if source:
+        W_embed = _embedding_from(s, info, source)
+    else:
+        how = s.embedding_type, s.embedding_init, s.embedding_dim
+        try:
+            W_embed = starting_embedding(*how, train.images, train.labels, info, streams)
+        except ValueError as error:
+            raise UserError(f"{error}: lower --val-fraction, raise --train-size or add images") from error
+    try:
+        model = build(s.method, W_embed, **arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if source:
+        model.load_state_dict(select_blocks(source["model"], ()) | {"alpha_bar": model.alpha_bar}, strict=False)
+    draw_weights(model, streams, lambda: info.normalise(train.images[:PREPARE_WITH]).cpu())
+    model.info = info
+    return model
+
+
+def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:
+    restore(source["network"], source["model"])  # its weights are as its settings say
+    if source["info"]["classes"] != info.classes:
+        raise UserError(f"--embedding-from {s.embedding_from} has other classes than the training images")
+    if s.embedding_type == "prototype" and tuple(source["info"]["image_shape"]) != tuple(info.image_shape):
+        raise UserError(f"--embedding-from {s.embedding_from} has prototypes of another size than the images")
+    return source["model"]["W_embed"]
+
+
+def to_device(model: Classifier, s: Settings, device: torch.device) -> None:
+    """Move a model to the device that trains it, with --offload-blocks all but its blocks, and compile it if asked."""
+    if s.offload_blocks:
+        move_without_blocks(model, device)
+    else:
+        model.to(device)
+    if s.compile:
+        compile_networks(model.networks.values())
+
+
+def make_model(
+    s: Settings,
+    checkpoint: dict | None,
+    source: dict | None,
+    data: TrainingData,
+    streams: Streams,
+    processes: OneProcess,
+) -> Classifier:
+    """Return the model to train, with the blocks that this process holds, on its device."""
+    alone = METHODS[s.method].blocks_alone
+    held = processes.deal(s.blocks or range(1, s.num_blocks + 1)) if alone else None
+    model = restored(s.checkpoint, checkpoint, held) if checkpoint else new_model(s, data, streams, held, source)
+    to_device(model, s, streams.device)
+    return model
+
+
+def restored(path: str, checkpoint: dict, blocks: list[int] | None = None) -> Classifier:
+    """Return the model of a checkpoint. Raises UserError where its weights are not those of its settings."""
+    with reading(f"the checkpoint {path}", "take another one", errors=(ValueError,)):
+        model = restore(checkpoint["network"], checkpoint["model"], blocks)
+    model.info = ImageInfo(**checkpoint["info"])
+    return model
+
+
+def make_evaluator(s: Settings, model: Classifier, streams: Streams, processes: OneProcess | None = None) -> Evaluator:
+    """Return the evaluator of a model whose `info` is set."""
+    processes = processes or OneProcess()
+    return Evaluator(model, streams, s.ways, s.eval_runs, s.readout, processes.relay, processes.hides_bars)
+
+
+def make_trainer(
+    s: Settings,
+    model: Classifier,
+    data: TrainingData,
+    streams: Streams,
+    processes: OneProcess | None = None,
+    watched: Split | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Return a trainer; watched: test images whose accuracy is noted after every epoch, nothing is chosen by it."""
+    processes, method = processes or OneProcess(), METHODS[s.method]
+    batches = Batches(data.train, data.info, s.batch_size, streams, s.augment, DATASETS[s.dataset].mirror)
+    updater = partial(Updater.by_epochs, optimizer=method.optimizer, **s.arguments(Updater.by_epochs))
+    if method.blocks_alone:
+        own = s.arguments(BlockUpdates.__init__)
+        updates = BlockUpdates(model, streams, len(batches), updater, add_up=processes.add_up, **own)
+    else:
+        updates = WholeUpdate(model, streams, len(batches), updater, s.amp)
+    trainer = Trainer(model, updates, batches, streams, callbacks=callbacks)
+    if not s.blocks:  # a part of the blocks has no accuracy
+        evaluator = make_evaluator(s, model, streams, processes)
+        trainer.validate = partial(accuracies_after_epoch, evaluator, data, watched, processes.from_first)
+    return trainer
+
+
+def add_callbacks(
+    trainer: Trainer,
+    s: Settings,
+    results: RunResults,
+    data: TrainingData,
+    stops: StopSignals,
+    board: TensorBoard | None,
+) -> None:
+    """Let a trainer show, save and print its run, and stop at signals."""
+    processes, info = results.processes, data.info
+    constants = {"config": s.as_dict(), "info": asdict(info), "network": s.network(info.image_shape)}
+    constants["inference"] = s.inference_of_model
+
+    def examples(evaluation: Evaluation, epoch: int) -> None:
+        results.write_examples(evaluation, data.validation, "validation", epoch)
+
+    saver = SaveRun(results.run, constants, s.save_every_minutes, s.save_every, stops, processes, examples)
+    trainer.validate = saver.unless_stopped(trainer.validate, trainer)
+    trainer.callbacks += [ProgressBar(processes.hides_bars), saver]
+    if processes.first:
+        trainer.callbacks += [PrintEpochs(), *([board] if board else [])]

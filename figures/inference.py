@@ -1,0 +1,162 @@
+"""Figures of an evaluation: accuracy along the way and by inference, confusion, calibration, examples."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from figures.style import BLUE, COLOURS, ORANGE, RED, reliability, short, show_image, with_grid
+from runs.reader import RunFiles
+
+
+def denoising_accuracy(run: RunFiles) -> Figure | None:
+    """Draw accuracy on the way from noise to the answer."""
+    if run.examples is None:
+        return None
+    by_z, by_u_hat, t = (run.examples[name] for name in ("per_step_accuracy", "per_step_u_hat", "times"))
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(t, by_z, color=BLUE, marker="o", markersize=4, label="class of $z_t$")
+    if len(by_u_hat):
+        axes.plot(t, by_u_hat, color=ORANGE, marker="s", markersize=4, label=r"class of block t's own $\hat u$")
+    axes.axhline(100 / len(run.classes), color="grey", linestyle=":", label="chance")
+    blocks = run.config["num_blocks"] is not None
+    place = "after block t" if blocks else "time t (0 noise, 1 answer)"
+    axes.set(title=f"accuracy on the way, {run.source}", xlabel=place, ylabel="accuracy (%)")
+    axes.set_ylim(0, 102)
+    if blocks:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right")
+    return with_grid(figure, axes)
+
+
+def calibration(run: RunFiles) -> Figure | None:
+    """Draw a reliability diagram of the runs' mean probability and vote share; accuracy by the number of runs."""
+    if run.examples is None or "ece_mean" not in run.examples:
+        return None
+    e = run.examples
+    runs = len(e["by_runs_vote"])
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    diagram, by_runs = figure.subplots(1, 2)
+    series = (("mean", "mean probability", BLUE, "o"), ("vote", "share of votes", ORANGE, "s"))
+    for name, label, colour, sign in series:
+        by_runs.plot(range(1, runs + 1), e[f"by_runs_{name}"], color=colour, marker=sign, markersize=4, label=label)
+    lines = [(label, e[f"calibration_{name}"], e[f"ece_{name}"], colour, sign) for name, label, colour, sign in series]
+    reliability(diagram, lines)
+    diagram.set_title(f"calibration over {runs} runs")
+    by_runs.set(xlabel="inference runs R", ylabel="accuracy (%)", title="accuracy by number of runs")
+    by_runs.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_runs.legend(loc="lower right")
+    figure.suptitle(run.source)
+    return with_grid(figure, diagram, by_runs)
+
+
+def inference_steps(run: RunFiles) -> Figure | None:
+    """Draw test accuracy by the number of inference steps, a line for each way to take them."""
+    rows = (run.results or {}).get("by_inference", [])
+    if len(rows) < 2:
+        return None
+    lines: dict[str, list[dict]] = {}
+    for row in rows:
+        lines.setdefault(" ".join(row[name] for name in ("sampler", "solver") if name in row) or "euler", []).append(
+            row
+        )
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, points), colour, sign in zip(lines.items(), COLOURS, "os^vDP", strict=False):
+        means, errors = ([row[key] for row in points] for key in ("accuracy_mean", "accuracy_sem"))
+        if "steps" in points[0]:
+            steps = [row["steps"] for row in points]
+            axes.errorbar(steps, means, errors, color=colour, marker=sign, markersize=5, capsize=3, label=name)
+        else:
+            axes.axhline(means[0], color=colour, linestyle="--", label=f"{name}, adaptive steps")
+            axes.axhspan(means[0] - errors[0], means[0] + errors[0], color=colour, alpha=0.15)
+    title = f"accuracy by inference steps, {run.config['dataset']} test images"
+    label = f"accuracy (%), readout {run.results['readout']}"
+    axes.set(title=title, xlabel="steps (log scale)", ylabel=label, xscale="log")
+    counts = sorted({row["steps"] for row in rows if "steps" in row})
+    axes.set_xticks(counts, counts)
+    axes.set_xticks([], minor=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return with_grid(figure, axes)
+
+
+def confusion_matrix(run: RunFiles) -> Figure | None:
+    """Draw true against predicted classes, in per cent of the true class."""
+    if run.examples is None:
+        return None
+    counts, m = run.examples["confusion"], len(run.classes)
+    share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(14, 3.5 + 0.42 * m)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(share, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(picture, label="per cent of the true class", shrink=0.8)
+    every = max(1, m // 25)
+    names = [short(name) for name in run.classes[::every]]
+    axes.set_xticks(range(0, m, every), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.set_yticks(range(0, m, every), names)
+    if m <= 20:
+        for true, predicted in np.argwhere(counts > 0):
+            value = share[true, predicted]
+            colour = "black" if value > 50 else "white"
+            axes.text(predicted, true, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=7)
+    title = f"confusion, {run.source}, readout {run.examples['readout']}"
+    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    return figure
+
+
+def predictions(run: RunFiles) -> Figure | None:
+    """Draw some images with the predicted class and its probability; wrong ones are framed and name the true class."""
+    if run.examples is None:
+        return None
+    e = run.examples
+    columns, rows = 6, -(-len(e["images"]) // 6)
+    figure = Figure(figsize=(1.75 * columns, 2.1 * rows + 0.5), layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.axis("off")
+    for axes, image, label, p in zip(figure.axes, e["images"], e["labels"], e["probabilities"], strict=False):
+        predicted = p.argmax()
+        text, colour = f"{short(run.classes[predicted])}  {100 * p[predicted]:.1f} %", "black"
+        show_image(axes, image)
+        if predicted != label:
+            text, colour = f"{text}\nWRONG: is {short(run.classes[label])}", RED
+            axes.axis("on")
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(edgecolor=RED, linewidth=3)
+        axes.set_title(text, fontsize=9, color=colour)
+    figure.suptitle(f"predicted class and mean probability of the inference runs, {run.source}")
+    return figure
+
+
+def denoising_path(run: RunFiles) -> Figure | None:
+    """Draw z_t of some images from noise to answer, on the first two principal components of the class embeddings."""
+    if run.examples is None:
+        return None
+    from sklearn.decomposition import PCA
+
+    W_embed, z_path = run.examples["W_embed"], run.examples["z_path"]  # (m, d), (T+1, E, d)
+    pca = PCA(min(2, *W_embed.shape)).fit(W_embed)
+
+    def flat(points: np.ndarray) -> np.ndarray:  # (n, d) -> (n, 2)
+        points = pca.transform(points)
+        return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+    figure = Figure(figsize=(8.5, 6.5), layout="constrained")
+    axes = figure.subplots()
+    embeddings = flat(W_embed)
+    for (x, y), name in zip(embeddings, run.classes, strict=True):
+        axes.plot(x, y, marker="*", color="black", markersize=11, linestyle="none")
+        axes.annotate(short(name), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=11, weight="bold")
+    chosen = np.linspace(0, z_path.shape[1] - 1, min(len(COLOURS), z_path.shape[1])).astype(int)
+    for i, colour in zip(chosen, COLOURS, strict=False):
+        path = flat(z_path[:, i])  # (T+1, 2)
+        true, read = (short(run.classes[run.examples[key][i]]) for key in ("labels", "path_class"))
+        label = f"image of {true}" + ("" if read == true else f", read as {read}")
+        axes.plot(*path.T, color=colour, linewidth=1, alpha=0.8)
+        axes.scatter(*path.T, color=colour, s=np.linspace(8, 60, len(path)), alpha=0.8, label=label)
+    axes.set(xlabel="principal component 1", ylabel="principal component 2")
+    title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
+    axes.set_title(f"{title}\n{run.source}, one inference run")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return with_grid(figure, axes)

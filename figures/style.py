@@ -1,0 +1,77 @@
+"""The look of the figures: colours, grids, class names, images."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from errors import printable
+from runs.files import write_atomic
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+
+
+def block_colours(num_blocks: int) -> list:
+    """Return a colour for each block, dark for the first."""
+    return list(colormaps["viridis"](np.linspace(0, 0.92, num_blocks)))
+
+
+def block_colourbar(figure: Figure, axes: list, num_blocks: int) -> None:
+    """Add the scale of block_colours."""
+    scale = ScalarMappable(Normalize(1, max(num_blocks, 2)), ListedColormap(block_colours(256)))
+    figure.colorbar(scale, ax=axes, label="block t (1 sees most noise)", ticks=MaxNLocator(integer=True))
+
+
+def show_image(axes, image: np.ndarray) -> None:
+    """Show an image (H, W, C) uint8, one or three channels."""
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+
+
+def short(name: str) -> str:
+    """Return a class name as matplotlib may show it: short, no mathematics."""
+    name = printable(name)
+    name = name if len(name) <= 14 else name[:13] + "…"
+    return name.replace("$", r"\$")
+
+
+def with_grid(figure: Figure, *all_axes) -> Figure:
+    """Return the figure, with grids in these axes."""
+    for axes in all_axes:
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def reliability(axes, lines: list[tuple]) -> None:
+    """Draw a reliability diagram; lines of (label, bins (3, n), expected error in per cent, colour, marker).
+
+    bins: count, mean confidence and accuracy of the answers by confidence.
+    """
+    axes.plot([0, 100], [0, 100], color="grey", linestyle=":", label="perfect calibration")
+    for label, bins, error, colour, sign in lines:
+        count, confidence, accuracy = np.asarray(bins)
+        filled = count > 0
+        points = 100 * confidence[filled], 100 * accuracy[filled]
+        axes.plot(*points, color=colour, linewidth=0.8, alpha=0.6)
+        size = 12 + 250 * count[filled] / count.sum()
+        axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {error:.1f} %")
+    axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 2))
+    for handle in legend.legend_handles[1:]:
+        handle.set_sizes([30])
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a class in letters that the font has not
+        figure.savefig(buffer, format="png", dpi=110)
+    write_atomic(path, lambda file: file.write(buffer.getvalue()))

@@ -1,0 +1,146 @@
+"""Figures of a training: its curves, its noise schedule, its prototypes."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    ORANGE,
+    RED,
+    block_colourbar,
+    block_colours,
+    short,
+    show_image,
+    with_grid,
+)
+from runs.reader import RunFiles
+
+
+def training_curves(run: RunFiles) -> Figure | None:
+    """Draw loss and denoising term of every block, accuracies and learning rate over the epochs."""
+    if not run.history:
+        return None
+    epochs = [row["epoch"] for row in run.history]
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (loss, denoise), (accuracy, rate) = figure.subplots(2, 2, sharex=True)
+    marker = "o" if len(epochs) < 30 else None
+    if len(run.history[0]["loss"]) > 1 or run.config.get("block_order"):
+        _block_losses(figure, loss, denoise, run.history, marker)
+    else:
+        _whole_losses(loss, denoise, run.history, marker)
+    shown = (
+        ("train_accuracy", "training images", ORANGE, "s"),
+        ("val_accuracy", "validation images", BLUE, "o"),
+        ("test_accuracy", "test images", GREEN, "^"),
+    )
+    for key, label, colour, sign in shown:
+        points = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
+        if points:
+            accuracy.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
+    readout = run.config["readout"]
+    accuracy.set(title=f"accuracy by denoising (readout {readout})", xlabel="epoch", ylabel="accuracy (%)")
+    if accuracy.lines:
+        accuracy.legend()
+    else:
+        accuracy.text(0.5, 0.5, "none: the blocks were trained apart", ha="center", transform=accuracy.transAxes)
+        accuracy.set_yticks([])
+    rate.step(
+        epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker, markersize=4
+    )
+    rate.set(title="learning rate at the start of the epoch", xlabel="epoch", ylabel="learning rate")
+    rate.set_ylim(bottom=0)
+    for axes in (accuracy, rate):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return with_grid(figure, loss, denoise, accuracy, rate)
+
+
+def _block_losses(figure: Figure, loss, denoise, history: list[dict], marker: str | None) -> None:
+    epochs, colours = [row["epoch"] for row in history], block_colours(len(history[0]["loss"]))
+    for axes, key, title in (
+        (loss, "loss", "loss of each block (eq. 8)"),
+        (denoise, "loss_denoise", "its denoising term"),
+    ):
+        for t, colour in enumerate(colours, 1):
+            values = [row[key][t - 1] for row in history]
+            axes.plot(epochs, values, color=colour, linewidth=1, marker=marker, markersize=3)
+        axes.set(title=title, ylabel="mean over the epoch (log scale)", yscale="log")
+    block_colourbar(figure, [loss, denoise], len(colours))
+
+
+def _whole_losses(loss, terms, history: list[dict], marker: str | None) -> None:
+    epochs = [row["epoch"] for row in history]
+    names = [key for key in history[0] if key.startswith("loss_")]
+    loss.plot(epochs, [row["loss"][0] for row in history], color=BLUE, marker=marker, markersize=4)
+    loss.set(title="loss", ylabel="mean over the epoch (log scale)", yscale="log")
+    for name, colour in zip(names, COLOURS, strict=False):
+        label = name.removeprefix("loss_").replace("_", " ")
+        terms.plot(epochs, [row[name][0] for row in history], color=colour, marker=marker, markersize=4, label=label)
+    terms.set(title="its terms", ylabel="mean over the epoch (log scale)", yscale="log")
+    terms.legend()
+
+
+def schedule(run: RunFiles) -> Figure | None:
+    """Draw alpha_bar_t, SNR(t) and the coefficients of eq. 3."""
+    if run.examples is None or "alpha_bar" not in run.examples:
+        return None
+    alpha_bar, coefficients = run.examples["alpha_bar"], run.examples["coefficients"]
+    t = np.arange(len(alpha_bar))
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    level, ratio, steps = figure.subplots(1, 3)
+    marker = "o" if len(t) < 60 else None
+    level.plot(t, alpha_bar, color=BLUE, marker=marker, markersize=4)
+    level.set(title="noise schedule", ylabel=r"$\bar\alpha_t$", xlabel="t (0 noise, T clean)")
+    ratio.plot(t, alpha_bar / (1 - alpha_bar), color=GREEN, marker=marker, markersize=4)
+    ratio.set(title="signal-to-noise ratio", ylabel="SNR(t) (log scale)", yscale="log", xlabel="t")
+    names = ("$a_t$ (of $\\hat u$)", "$b_t$ (of $z_{t-1}$)", "$c_t$ (noise variance)")
+    for name, values, colour, sign in zip(names, coefficients, (BLUE, ORANGE, RED), "os^", strict=True):
+        steps.plot(t[1:], values, color=colour, label=name, marker=sign if marker else None, markersize=4)
+    steps.set(title="coefficients of step t (eq. 3)", ylabel="coefficient", xlabel="t")
+    steps.legend(loc="upper center", ncols=3, fontsize=8, columnspacing=0.8)
+    steps.set_ylim(top=1.2)
+    for axes in (level, ratio, steps):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return with_grid(figure, level, ratio, steps)
+
+
+def learned_schedule(run: RunFiles) -> Figure | None:
+    """Draw gamma, alpha_bar and SNR of continuous time, before and after learning."""
+    if run.examples is None or "gamma" not in run.examples:
+        return None
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    names = (("gamma_start", "start", ORANGE, "--"), ("gamma", f"epoch {run.examples['epoch']}", BLUE, "-"))
+    for name, label, colour, style in names:
+        gamma = run.examples[name]
+        snr = np.exp(-gamma)
+        for axes, values in zip(panels, (gamma, snr / (1 + snr), snr), strict=True):
+            axes.plot(np.linspace(0, 1, len(gamma)), values, color=colour, linestyle=style, label=label)
+    titles = ((r"$\gamma(t)$", "linear"), (r"$\bar\alpha_t$", "linear"), ("SNR(t) (log scale)", "log"))
+    for axes, (title, scale) in zip(panels, titles, strict=True):
+        axes.set(xlabel="t (0 noise, 1 clean)", ylabel=title, yscale=scale)
+        axes.legend()
+    figure.suptitle("noise schedule before and after learning")
+    return with_grid(figure, *panels)
+
+
+def prototypes(run: RunFiles) -> Figure | None:
+    """Draw prototype embeddings as images, before and after learning, and what was learned, made visible."""
+    if run.examples is None or "prototypes" not in run.examples:
+        return None
+    start, now = run.examples["prototypes_start"], run.examples["prototypes"]  # (m, H, W, C)
+    m = min(len(run.classes), 20)
+    figure = Figure(figsize=(1.2 * m + 0.8, 4.9), layout="constrained")
+    grid = figure.subplots(3, m, squeeze=False)
+    factor = 127.5 / max(np.abs(now - start).max(), 0.1)
+    change = 127.5 + factor * (now - start)
+    shown = (start, "start"), (now, f"epoch {run.examples['epoch']}"), (change, f"change x {factor:.3g}")
+    for axes_row, (images, name) in zip(grid, shown, strict=True):
+        for axes, image, label in zip(axes_row, images, run.classes, strict=False):
+            show_image(axes, image.clip(0, 255).astype(np.uint8))
+            axes.set(xticks=[], yticks=[], title=short(label))
+        axes_row[0].set_ylabel(name)
+    figure.suptitle("prototype of each class before and after learning; the change is added to grey")
+    return figure

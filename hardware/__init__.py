@@ -1,0 +1,1 @@
+"""The machine: which device, how exact its arithmetic, how much memory."""

@@ -1,0 +1,13 @@
+"""Loaders of data sets: each returns all images of a part, train or test, as one uint8 tensor. data.py lists them."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class RawImages(NamedTuple):
+    """images (N, H, W, C) uint8, labels (N,) int64, names of the classes."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]

@@ -1,0 +1,51 @@
+"""MNIST, Fashion-MNIST and CIFAR through torchvision, downloaded only where the files are not there."""
+
+import contextlib
+import os
+import socket
+from functools import partial
+
+import torch
+
+from errors import UserError
+from loaders import RawImages
+
+DOWNLOAD_TIMEOUT = 15  # seconds without an answer
+
+
+def torchvision_loader(name: str, kind: str):
+    """Return a loader of the data set `kind` of torchvision, which we call `name`."""
+    return partial(_load, name, kind)
+
+
+def _load(name: str, kind: str, part: str, data_dir: str) -> RawImages:
+    import torchvision
+
+    make, train = getattr(torchvision.datasets, kind), part == "train"
+    try:
+        dataset = make(data_dir, train=train, download=False)
+    except (RuntimeError, FileNotFoundError):
+        _download(make, name, data_dir)
+        dataset = make(data_dir, train=train, download=False)
+    except Exception as error:
+        raise UserError(f"the {name} files in {data_dir} cannot be read ({error}): delete them") from error
+    images = torch.as_tensor(dataset.data)
+    if images.ndim == 3:
+        images = images.unsqueeze(-1)  # (N, H, W) -> (N, H, W, 1)
+    return RawImages(images, torch.as_tensor(dataset.targets).long(), [str(c) for c in dataset.classes])
+
+
+def _download(make: type, name: str, data_dir: str) -> None:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+            make(data_dir, download=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"no {name} files in {os.path.abspath(data_dir)} and the download failed ({reason}): put torchvision's "
+            f"files there (or name their folder with --data-dir), or take --dataset digits, which needs no files"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,27 @@
+"""Hold what a network knows of its images: the names of the classes, the shape, the statistics that normalise them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ImageInfo:
+    """Classes, image_shape (C, H, W), mean and standard deviation of each channel in the training images (0-255)."""
+
+    classes: list[str]
+    image_shape: tuple[int, int, int]
+    mean: list[float]
+    std: list[float]
+
+    def __post_init__(self):
+        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}  # copied once, not at every batch
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images of mean 0 and deviation 1: (B, H, W, C), 0-255 -> (B, C, H, W) float32, channels_last."""
+        device = images.device
+        if device not in self._on_device:
+            self._on_device[device] = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        mean, std = self._on_device[device]
+        return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)

@@ -1,0 +1,105 @@
+"""METHODS: what can be trained, and all that the program needs to know of a method beside its network.
+
+A new method is a file with its network and an entry here. Epochs and rates are those of Table 3 of the paper; digits
+and other data are ours.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch.optim import Adam, AdamW, Optimizer
+
+from models.adjoint import AdjointNet
+from models.backprop import BackpropNet
+from models.classifier import Classifier
+from models.NoProp_CT import NoPropNetCT
+from models.NoProp_DT import NoPropNetDT
+from models.NoProp_FM import NoPropNetFM
+
+POSTERIOR = ("class_probability", "posterior_sigma")
+# Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
+FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of training.
+
+    Args:
+        network: its class; the arguments of `__init__` and of `ways` that have a setting's name get its value.
+        title, text: its name in tables, and what --help says of it.
+        settings: those that only some methods know.
+        epochs: by data set, "other" for those not named.
+        defaults: of settings whose default depends on the method.
+        optimizer: AdamW or Adam.
+        blocks_alone: every block has an optimizer of its own (Algorithm 1); else the network is trained as a whole.
+        recipes: by name, other defaults of settings.
+    """
+
+    network: type[Classifier]
+    title: str
+    text: str
+    settings: tuple[str, ...]
+    epochs: dict[str, int]
+    defaults: dict[str, object] = field(default_factory=dict)
+    optimizer: type[Optimizer] = AdamW
+    blocks_alone: bool = False
+    recipes: dict[str, dict] = field(default_factory=lambda: {"fast": FAST})
+
+
+METHODS = {
+    "dt": Method(
+        NoPropNetDT,
+        title="NoProp-DT",
+        text="NoProp in discrete time",
+        settings=("num_blocks", "schedule", "alpha_bar_clip", "eta", *POSTERIOR, "inference", "block_order", "blocks")
+        + ("embedding_from", "offload_blocks"),
+        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+        defaults={"eta": 0.1},
+        blocks_alone=True,
+    ),
+    "ct": Method(
+        NoPropNetCT,
+        title="NoProp-CT",
+        text="NoProp in continuous time",
+        settings=("eta", *POSTERIOR, "stratified_time", "steps", "sampler", "solver"),
+        epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 50, "other": 500},
+        defaults={"eta": 1.0},
+        optimizer=Adam,
+    ),
+    "fm": Method(
+        NoPropNetFM,
+        title="NoProp-FM",
+        text="NoProp as flow matching",
+        settings=("flow_sigma", "stratified_time", "steps", "solver"),
+        epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
+        optimizer=Adam,
+    ),
+    "backprop": Method(
+        BackpropNet,
+        title="back-propagation",
+        text="the blocks of dt trained end to end",
+        settings=("num_blocks", *POSTERIOR),
+        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+    ),
+    "adjoint": Method(
+        AdjointNet,
+        title="neural ODE (adjoint)",
+        text="a neural ODE",
+        settings=("steps",),
+        epochs={"mnist": 2, "fashion-mnist": 2, "other": 4},
+    ),
+}
+
+
+def arguments_for(function: Callable, values: dict[str, object]) -> dict[str, object]:
+    """Return those of the values whose names are arguments of a function."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in values.items() if name in known}
+
+
+def methods_with(setting: str) -> list[str]:
+    """Return the methods that know a setting: all, unless some name it as their own."""
+    owners = [name for name, method in METHODS.items() if setting in method.settings]
+    return owners or list(METHODS)

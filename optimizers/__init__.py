@@ -1,0 +1,1 @@
+"""Update weights: an optimizer with its learning-rate schedule, a gradient that blocks share, offloading."""

@@ -1,0 +1,181 @@
+"""The board of results: results/README.md and the table in README.md, both computed from results/*.json.
+
+Above a table for each data set of the paper, below it a dated list of records, newest first.
+"""
+
+import os
+from pathlib import Path
+
+from command_line import show
+from errors import UserError
+from evaluate import mean_and_error
+from models.methods import METHODS
+from paper.published import COMBINATIONS, IMAGES, TABLE1, TABLE2
+from paper.records import read_results
+from runs.files import write_atomic
+from runs.tables import markdown_table
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+FIGURES = {
+    "figure2": "prototypes before and after learning",
+    "figure3": "test accuracy over the seconds of training",
+    "figure4": "class probability by softmax or posterior",
+    "figure5": "starts of the prototypes",
+}
+BOARD = ["method", "network", "embedding", "unlike the paper", "paper", "here", "vote", "mean", "time", "machine"]
+BOARD += ["seeds", "commit"]
+SHORT = ["data", "method", "network", "embedding", "paper", "here", "time"]
+MEMORY_COLUMNS = ["data", "method", "paper (GB, share)", "here (MB, share)", "activations (MB)"]
+MEMORY = """\
+A training step of one batch: parameters, moments and the peak above them, and its share of back-propagation's. The
+paper counts a whole process on a GPU, so neither sizes nor shares need agree.
+
+"""
+EXPLAINED = """\
+Test accuracy in per cent. **paper** and **here**: mean over single inference runs (readout `sample`, the paper's), here
++- the standard error over the 5 runs of all seeds. **vote**, **mean**: the runs of a seed joined, which the paper does
+not do. **time**: of training, on a machine that did other work beside it. A row says how its settings differ from the
+paper's protocol (Table 3, all training images, last epoch, 3 seeds). The updates of dt are interleaved; the paper's
+Algorithm 1 trains one block after the other.
+"""
+
+
+def write_board(results: Path, readme: Path) -> None:
+    """Write results/README.md, and the table between the markers of a README. Raises UserError where there are none."""
+    found = read_results(results)
+    text = board(found)
+    write_atomic(results / "README.md", lambda file: file.write(text.encode()))
+    page = readme.read_text()
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise UserError(f"{readme} needs the lines {BEGIN} and {END}, once each: put them where the results belong")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    place = Path(os.path.relpath(results.resolve(), readme.resolve().parent)).as_posix()
+    link = f"All rows, with commands and machines: [{place}/README.md]({place}/README.md)."
+    new = f"{before}{BEGIN}\n{short_table(found)}\n{link}\n{END}{after}"
+    write_atomic(readme, lambda file: file.write(new.encode()))
+
+
+def board(found: list[dict]) -> str:
+    """Return the board as Markdown."""
+    parts = [f"# Results\n\nWritten by `python -m paper report`.\n\n{EXPLAINED}"]
+    for dataset, name in DATA.items():
+        if rows := rows_of(found, dataset):
+            cells = [board_row(*pair) for pair in rows]
+            parts.append(f"## {name}\n\n{markdown_table(BOARD, cells)}{missing(rows, dataset)}")
+    memory = [memory_row(result, row) for result in found if result["what"] == "table2" for row in result["rows"]]
+    if memory:
+        parts.append(f"## Memory of training (Table 2)\n\n{MEMORY}{markdown_table(MEMORY_COLUMNS, memory)}")
+    parts += [_figure(result) for result in found if result["what"] in FIGURES]
+    return "\n".join([*parts, _records(found)])
+
+
+def rows_of(found: list[dict], dataset: str) -> list[tuple[dict, dict]]:
+    """Return (file's content, row) of Table 1 for a data set of the paper, in the paper's order."""
+    rows = [(r, row) for r in found if r["what"] == "table1" and r["paper_dataset"] == dataset for row in r["rows"]]
+    return sorted(rows, key=lambda pair: COMBINATIONS.index((pair[1]["method"], pair[1]["embedding"])))
+
+
+def board_row(result: dict, row: dict) -> list[str]:
+    """Return the cells of a row of the board."""
+    runs = row["runs"]
+    paper = TABLE1[result["paper_dataset"]].get((row["method"], row["embedding"]))
+    mean, error = accuracy(row)
+    machines = ", ".join(dict.fromkeys(_machine(run) for run in runs))
+    commits = ", ".join(dict.fromkeys(run["versions"]["commit"] or "-" for run in runs))
+    seconds = sum(run["seconds"] for run in runs) / len(runs)
+    cells = [METHODS[row["method"]].title, network(row), row["embedding"], unlike(result, row)]
+    cells += ["-" if paper is None else f"{paper:.2f}", f"{mean:.2f} +- {error:.2f}"]
+    cells += [f"{sum(run[name] for run in runs) / len(runs):.2f}" for name in ("vote", "mean")]
+    return [*cells, f"{seconds:,.0f} s", machines, str(len(runs)), commits]
+
+
+def label(row: dict) -> str:
+    """Return the name of a row among others: 'dt one-hot'."""
+    return " ".join(filter(None, (row["method"], row["embedding"], row["variant"])))
+
+
+def accuracy(row: dict) -> tuple[float, float]:
+    """Return mean and standard error over the inference runs of all seeds."""
+    return mean_and_error([value for run in row["runs"] for value in run["per_run"]])
+
+
+def network(row: dict) -> str:
+    """Return the image encoder of a row."""
+    return row["runs"][0].get("network", "paper")
+
+
+def unlike(result: dict, row: dict) -> str:
+    """Return in words how a row's settings and images differ from the paper's."""
+    pairs = {name.replace("_", "-"): ours for name, (ours, _) in row["differences"].items() if name != "encoder"}
+    parts = [f"{name} {show(ours)}" for name, ours in pairs.items()]
+    images, paper = row["runs"][0]["train_images"], IMAGES.get(result["paper_dataset"])
+    part = [f"{images:,} of {paper.train:,} images"] if paper and images != paper.train else []
+    return ", ".join(parts + part) or "-"
+
+
+def _machine(run: dict) -> str:
+    v = run["versions"]
+    spread = f" x {run['ranks']} processes" if run["ranks"] > 1 else ""
+    return f"{v['cpu'] or v['device']}, threads: {v['threads']}{spread}"
+
+
+def missing(rows: list[tuple[dict, dict]], dataset: str) -> str:
+    """Return which rows of the paper were not run."""
+    done = {(row["method"], row["embedding"]) for _, row in rows}
+    left = [f"{METHODS[m].title} {e} ({TABLE1[dataset][m, e]:.2f})" for m, e in COMBINATIONS if (m, e) not in done]
+    return f"\nNot run (the paper's figure in brackets): {', '.join(left)}.\n" if left else ""
+
+
+def memory_row(result: dict, row: dict) -> list[str]:
+    """Return the cells of a row of Table 2."""
+    base = next(other["total"] for other in result["rows"] if other["method"] == "backprop")
+    paper = TABLE2[result["paper_dataset"]]
+    theirs = f"{paper[row['method']]:.2f}, {paper[row['method']] / paper['backprop']:.2f}"
+    ours = f"{row['total'] / 1e6:,.0f}, {row['total'] / base:.2f}"
+    name = DATA[result["paper_dataset"]]
+    return [name, METHODS[row["method"]].title, theirs, ours, f"{row['activations'] / 1e6:,.0f}"]
+
+
+def _figure(result: dict) -> str:
+    number, about = result["what"].removeprefix("figure"), FIGURES[result["what"]]
+    rows = "; ".join(f"{label(row)} {accuracy(row)[0]:.2f}" for row in result["rows"])
+    name = DATA.get(result["paper_dataset"], result["dataset"])
+    picture = f"![{about}]({result['what']}_{result['dataset']}.png)"
+    return f"## Figure {number}: {about} ({name})\n\n{picture}\n\nTest accuracy at the end: {rows}.\n"
+
+
+def _records(found: list[dict]) -> str:
+    """Return the dated list of runs, newest first; equal seeds of a row stand in it once."""
+    lines = {}
+    for result in found:
+        for row in result["rows"]:
+            for run in row.get("runs", []):
+                v = run["versions"]
+                cells = [run["date"][:10], v["commit"] or "-", _machine(run), f"`{run['command']}`"]
+                cells += [run["last_line"].removeprefix("test accuracy: "), f"{run['seconds']:,.0f} s"]
+                lines[run["date"], run["command"]] = cells
+    columns = ["date", "commit", "machine", "command", "accuracy", "time"]
+    ordered = [cells for _, cells in sorted(lines.items(), reverse=True)]
+    return f"## Records\n\nNewest first.\n\n{markdown_table(columns, ordered)}"
+
+
+def short_table(found: list[dict]) -> str:
+    """Return the table of the README: of each data set and method the row that came out best here."""
+    cells = []
+    for dataset, name in DATA.items():
+        rows = rows_of(found, dataset)
+        for method in dict.fromkeys(row["method"] for _, row in rows):
+            result, row = max((pair for pair in rows if pair[1]["method"] == method), key=lambda p: accuracy(p[1])[0])
+            paper = TABLE1[dataset].get((method, row["embedding"]))
+            mean, error = accuracy(row)
+            images, all_images = row["runs"][0]["train_images"], IMAGES[dataset].train
+            part = f", {images / all_images:.0%} of the images" if images != all_images else ""
+            seconds = sum(run["seconds"] for run in row["runs"]) / len(row["runs"])
+            labels = [name + part, METHODS[method].title, network(row), row["embedding"]]
+            cells.append([*labels, f"{paper:.2f}" if paper else "-", f"{mean:.2f} +- {error:.2f}", _time(seconds)])
+    return markdown_table(SHORT, cells)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Blocks on several processes and machines: ranks that torchrun started, and parts that are merged."""

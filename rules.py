@@ -1,0 +1,267 @@
+"""From a command line to settings that make sense together, also with those of a checkpoint.
+
+A flag that makes no sense beside the others is an error, never ignored.
+"""
+
+from dataclasses import replace
+
+from command_line import Parser, as_flag, show
+from data import DATASETS
+from errors import UserError, require
+from models.blocks import format_blocks
+from models.methods import METHODS, arguments_for, methods_with
+from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owners_of
+
+EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
+COMMANDS = ("evaluate", "predict", "merge", "compare")
+
+
+def parse(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
+    """Return the settings of a command line, and the names of those that were given.
+
+    Defaults that depend on other settings are still None: see `settle`. Raises UserError for what cannot be.
+    """
+    explicit = vars(make_parser().parse_args(argv))
+    recipe = explicit.get("recipe")
+    known = METHODS[explicit.get("method", Settings.method)].recipes
+    if recipe and recipe not in known:
+        raise UserError(f"--recipe {recipe} is none of --method {explicit.get('method')}: leave it out")
+    settings = Settings(**{**known.get(recipe, {}), **explicit})
+    _check_commands(settings, set(explicit))
+    return settings, set(explicit)
+
+
+def settle(s: Settings, given: set[str]) -> Settings:
+    """Return the settings with the defaults that depend on others, None for those that the method does not know.
+
+    Raises UserError for settings that do not go together.
+    """
+    method, dataset = METHODS[s.method], DATASETS[s.dataset]
+    defaults = {
+        "embedding_init": "prototype" if s.embedding_type == "prototype" else "orthogonal",
+        "eval_runs": 1 if s.inference == "deterministic" else 5,
+        "readout": "mean" if s.predict else "sample",
+        "lr_schedule": "plateau" if s.lr_scheduler_patience else "constant",
+        "epochs": method.epochs.get(s.dataset, method.epochs["other"]),
+        **dataset.defaults,
+        **method.defaults,
+    }
+    s = replace(s, **{name: value for name, value in defaults.items() if getattr(s, name) is None})
+    if s.lr_schedule == "plateau" and "lr_scheduler_patience" not in given:
+        s = replace(s, lr_scheduler_patience=s.lr_scheduler_patience or PLATEAU_PATIENCE)
+    _check_together(s, given)
+    return replace(s, **{name: None for name in vars(s) if s.method not in methods_with(name)})
+
+
+def adopt(s: Settings, given: set[str], config: dict) -> Settings:
+    """Return the settings of a checkpoint, with those of the given flags that may differ from it.
+
+    Raises UserError for any other given flag that is not as in the checkpoint.
+    """
+    use = "evaluate" if s.evaluate else "predict" if s.predict else "resume"
+    free = names_where(lambda about: use in about["may_change"])
+    if "method" not in given:
+        _check_owners(given, replace(s, method=config["method"], dataset=config["dataset"]))
+    for name in sorted(given - free):
+        if getattr(s, name) != config.get(name):
+            way_out = "leave the flag out" + (" or start a new run" if use == "resume" else "")
+            mine, its = (_in_words(name, value) for value in (getattr(s, name), config.get(name)))
+            raise UserError(f"{as_flag(name)} {mine} contradicts the checkpoint, which has {its}: {way_out}")
+    if config.get("lr_schedule") == "cosine" and use == "resume" and "epochs" in given and s.epochs != config["epochs"]:
+        raise UserError(
+            f"--epochs {s.epochs} contradicts the checkpoint: its learning rate falls to zero at epoch "
+            f"{config['epochs']} (--lr-schedule cosine): leave the flag out or start a new run"
+        )
+    own = names_where(lambda about: about["of_call"]) | (given & free)
+    values = {**config, **{name: getattr(s, name) for name in own}}
+    if use != "resume":
+        values |= {"amp": False, "compile": False, "offload_blocks": False}
+    if use == "predict" and "readout" not in given:
+        values["readout"] = None  # of its own default
+    if "inference" in given and "eval_runs" not in given:
+        values["eval_runs"] = None
+    return settle(Settings(**values), given)
+
+
+def _in_words(name: str, value: object) -> str:
+    return (format_blocks(value) if value else "all") if name == "blocks" else show(value)
+
+
+def take_embedding_settings(s: Settings, given: set[str], config: dict) -> Settings:
+    """Return the settings with those of W_embed and theta_out as in the checkpoint of --embedding-from.
+
+    Raises UserError for a given flag that is not as there.
+    """
+    if config["method"] not in methods_with("class_probability"):
+        raise UserError(
+            f"--embedding-from {s.embedding_from} is of --method {config['method']}, whose theta_out reads no z_T"
+        )
+    values = {name: config[name] for name in EMBEDDING_SETTINGS}
+    for name, value in values.items():
+        if name in given and getattr(s, name) != value:
+            raise UserError(f"{as_flag(name)} contradicts --embedding-from, which has {value}: leave it out")
+    return replace(s, **values)
+
+
+def accepted(config: dict) -> Settings:
+    """Return the settings of a checkpoint, where every value is one that its flag accepts.
+
+    What an older program did not know gets its default. Raises ValueError naming the flag.
+    """
+    parser = make_parser()
+    known = {"method", "dataset", "num_blocks"}
+    require(type(config) is dict and known <= config.keys(), "it has no settings")
+    method = config["method"]
+    require(type(method) is str and method in METHODS, f"its setting --method is {str(method)[:50]!r}, which is none")
+    settings = {**parser.defaults, **config}
+    for name, value in settings.items():
+        require(name in parser.defaults, f"it has a setting {name}, which this program does not know")
+        unused = value is None and settings["method"] not in methods_with(name)
+        if not unused and not parser.accepts(name, value):
+            raise ValueError(f"its setting {as_flag(name)} is {str(value)[:50]!r}, which the flag does not accept")
+    return Settings(**settings)
+
+
+def check_ranks(s: Settings, size: int) -> None:
+    """Raise UserError for what `size` processes of torchrun cannot do."""
+    if size == 1:
+        return
+    if not METHODS[s.method].blocks_alone:
+        raise UserError(
+            f"torchrun deals out blocks that learn alone, and --method {s.method} has none: start it with python"
+        )
+    if any(getattr(s, name) for name in COMMANDS):
+        raise UserError("torchrun is for training: call python main.py to evaluate, predict, merge or compare")
+    if ":" in s.device:
+        raise UserError(f"--device {s.device} is one GPU for all ranks: give --device cuda, each takes its own")
+    blocks = len(s.blocks or range(s.num_blocks))
+    if size > blocks:
+        raise UserError(f"more ranks ({size}) than blocks ({blocks}): start at most {blocks} with torchrun")
+    if s.learns_embedding and s.block_order != "interleaved":
+        raise UserError(
+            f"--block-order {s.block_order} trains one block after the other where the embeddings are learned, so "
+            "ranks would only wait: take interleaved, or fixed ones (--embedding-type one-hot or --embedding-from)"
+        )
+
+
+def _check_commands(s: Settings, given: set[str]) -> None:
+    modes = [as_flag(name) for name in COMMANDS if getattr(s, name)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(modes)} are different things: give one of them")
+    if (s.evaluate or s.predict) and not s.checkpoint:
+        raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
+    senseless = set()
+    if s.compare:
+        senseless = {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch"}
+    if s.merge:
+        senseless = given - {"merge", "checkpoint_dir"}
+    if s.predict:
+        senseless = {"steps_report", "checkpoint_dir", "data_dir", "tensorboard", "test_every_epoch"}
+    for name in sorted(given & senseless):
+        raise UserError(f"{as_flag(name)} makes no sense with {modes[0]}: leave it out")
+
+
+def _check_owners(given: set[str], s: Settings) -> None:
+    """Raise UserError for a given flag that the method or the data set does not know."""
+    for name in sorted(given):
+        if owners := owners_of(name):
+            kind, names = owners
+            if getattr(s, kind) not in names:
+                raise UserError(f"{as_flag(name)} belongs to --{kind} {' or '.join(names)}, not to {getattr(s, kind)}")
+
+
+def _check_together(s: Settings, given: set[str]) -> None:
+    """Raise UserError for the first given flag that makes no sense beside the others."""
+    _check_owners(given, s)
+    for name, wrong, why in [*_part_rules(s), *_model_rules(s), *_training_rules(s), *_inference_rules(s)]:
+        if name in given and wrong:
+            raise UserError(f"{as_flag(name)} {why}")
+
+
+Rules = list[tuple[str, object, str]]  # (setting, whether it is wrong where given, why)
+
+
+def _part_rules(s: Settings) -> Rules:
+    part = bool(s.blocks)
+    chain = "looks at the accuracy of all blocks together, which --blocks does not have: leave it out"
+    fixed = (
+        "needs fixed embeddings, since learned ones (also prototypes) take a gradient from every block at every step: "
+        "add --embedding-type one-hot or --embedding-from CHECKPOINT"
+    )
+    return [
+        ("blocks", part and max(s.blocks) > s.num_blocks, f"goes beyond --num-blocks {s.num_blocks}"),
+        ("blocks", part and s.learns_embedding, fixed),
+        ("lr_schedule", part and s.lr_schedule == "plateau", chain),
+        ("lr_scheduler_patience", part and s.lr_scheduler_patience, chain),
+        ("early_stopping_patience", part and s.early_stopping_patience, chain),
+        ("steps_report", part and s.steps_report, chain),
+        ("test_every_epoch", part and s.test_every_epoch, chain),
+    ]
+
+
+def _model_rules(s: Settings) -> Rules:
+    low, high = s.alpha_bar_clip or (0, 0.5)
+    no_prototype = s.embedding_init == "prototype" and s.embedding_type != "prototype"
+    return [
+        ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
+        ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),
+        ("embedding_init", s.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),
+        ("embedding_init", no_prototype, "prototype belongs to --embedding-type prototype"),
+        ("posterior_sigma", s.class_probability != "posterior", "belongs to --class-probability posterior"),
+        ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
+    ]
+
+
+def _training_rules(s: Settings) -> Rules:
+    plateau, patience = s.lr_schedule == "plateau", s.lr_scheduler_patience
+    no_validation = s.val_fraction == 0
+    needs_validation = "needs validation images: raise --val-fraction"
+    no_fall = s.lr_schedule == "cosine" and s.warmup_epochs >= s.epochs
+    warmup = f"--warmup-epochs {s.warmup_epochs}: raise it, or lower those"
+    return [
+        ("lr_scheduler_patience", patience and not plateau, "belongs to --lr-schedule plateau"),
+        ("lr_schedule", plateau and not patience, "plateau needs --lr-scheduler-patience of 1 or more"),
+        ("lr_schedule", plateau and no_validation, f"plateau {needs_validation}"),
+        ("lr_scheduler_patience", patience and no_validation, needs_validation),
+        ("early_stopping_patience", s.early_stopping_patience and no_validation, needs_validation),
+        ("epochs", no_fall, f"{s.epochs} leaves none for the learning rate to fall after {warmup}"),
+        ("warmup_epochs", no_fall, f"leaves no epoch of {s.epochs} for the learning rate to fall: lower it"),
+        ("warmup_epochs", s.warmup_epochs > s.epochs, f"exceeds --epochs {s.epochs}: lower it"),
+        ("no_cuda", s.no_cuda and s.device.startswith("cuda"), "contradicts --device cuda"),
+        ("offload_blocks", s.offload_blocks and s.compile, "does not go with --compile: leave one of them out"),
+        ("tensorboard", s.evaluate, "makes no sense with --evaluate: leave it out"),
+    ]
+
+
+def _inference_rules(s: Settings) -> Rules:
+    same_runs = s.inference == "deterministic" and s.eval_runs > 1
+    knows_sampler = s.method in methods_with("sampler")
+    ancestral = knows_sampler and s.sampler == ["ancestral"]
+    no_steps = not ancestral and s.solver == ["dopri5"] and (not knows_sampler or s.sampler == ["ode"])
+    trains_with_steps = arguments_for(METHODS[s.method].network, {"steps": s.steps})
+    several = trains_with_steps and len(s.steps) > 1 and not s.evaluate
+    one = f"can be a list for --evaluate only: --method {s.method} trains with one number of steps"
+    return [
+        ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
+        ("solver", ancestral, "needs --sampler ode too (or ancestral,ode)"),
+        ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
+        ("steps", several, one),
+    ]
+
+
+def describe_flags(parser: Parser) -> str:
+    """Return docs/flags.md: every flag with its default, its owners and its meaning."""
+    rows, group = ["| flag | default | of | meaning |", "| --- | --- | --- | --- |"], None
+    for action in parser._actions:
+        if action.dest == "help":
+            continue
+        title = next(g.title for g in parser._action_groups if action in g._group_actions)
+        if title != group:
+            rows.append(f"| **{title}** | | | |")
+            group = title
+        text, default = action.help.replace("%%", "%")[:-1].split(" (default: ")
+        choices = f" ({', '.join(action.choices)})" if action.choices else ""
+        owners = owners_of(action.dest)
+        known = " ".join(owners[1]) if owners else ""
+        rows.append(f"| `{action.option_strings[0]}` | {default} | {known} | {text}{choices} |")
+    return "# Flags\n\nWritten by `make docs` from settings.py.\n\n" + "\n".join(rows) + "\n"

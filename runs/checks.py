@@ -1,0 +1,94 @@
+"""Check what a checkpoint says before anything is built from it; its maker may be a stranger.
+
+Here are plain data; names and shapes of the weights are checked where the network is built (models/build.py).
+"""
+
+import math
+from dataclasses import fields
+
+import torch
+
+from errors import require
+from models.build import check_tensor
+from models.checkpoint import FORMAT
+from models.image_info import ImageInfo
+from models.methods import METHODS
+from rules import accepted
+from runs.reader import check_history, is_accuracy, is_number, is_whole_number
+
+KNOWN = {"program", "format", "version", "config", "info", "network", "inference", "epoch", "val_accuracy", "model"}
+KNOWN |= {"train_seconds", "W_embed_start", "partial", "best", "history", "optimizers", "streams", "threads"}
+
+
+def in_todays_form(content: dict) -> dict:
+    """Return the content of a checkpoint, of an older version too: formats 1 and 2 did not describe their network.
+
+    Raises ValueError for settings that no flag accepts.
+    """
+    if content["format"] == FORMAT:
+        return content
+    settings = accepted(content["config"])
+    network = settings.network(content["info"]["image_shape"])
+    described = {"network": network, "inference": settings.inference_of_model, "config": settings.as_dict()}
+    return {**content, **described, "format": FORMAT}
+
+
+def check_content(content: dict) -> None:
+    """Raise ValueError, or what a missing or odd value leads to, where this is no checkpoint of ours."""
+    odd = sorted(map(str, content.keys() - KNOWN))
+    require(not odd, f"it has {''.join(odd[:1])[:50]!r} in it, which no checkpoint needs")
+    settings = accepted(content["config"])
+    info = check_info(content["info"])
+    require(is_whole_number(content["epoch"]), "its epoch is no number")
+    require(is_number(content["train_seconds"]), "its train_seconds are no number")
+    require(is_accuracy(content["val_accuracy"]), "its val_accuracy is no percentage")
+    asked = settings.network(info.image_shape)
+    require(_plain(content["network"]) == _plain(asked), "its network is not that of its settings")
+    d = {"one-hot": len(info.classes), "learned": settings.embedding_dim, "prototype": math.prod(info.image_shape)}
+    shape = len(info.classes), d[settings.embedding_type]
+    found = tuple(content["model"]["W_embed"].shape)
+    require(found == shape, f"its W_embed is {found}, its settings ask for {shape}")
+    check_tensor("W_embed_start", content["W_embed_start"], content["model"]["W_embed"])
+    require(content["inference"].keys() == {"runs", "how"}, "its way of inference is odd")
+    if "optimizers" in content:
+        held = settings.blocks or range(settings.num_blocks or 0)
+        _check_progress(content, len(held) + 1 if METHODS[settings.method].blocks_alone else 1)
+
+
+def _plain(network: dict) -> dict:
+    """Return a description of a network with lists for tuples."""
+    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in network["arguments"].items()}
+    return {**network, "arguments": arguments}
+
+
+def check_info(info: dict) -> ImageInfo:
+    """Return what is known of the data. Raises ValueError where it cannot be."""
+    require(info.keys() == {field.name for field in fields(ImageInfo)}, "what it says of its images is odd")
+    classes, shape = info["classes"], tuple(info["image_shape"])
+    require(type(classes) is list and len(classes) > 1, "it has less than two classes")
+    require(all(type(name) is str for name in classes) and len(set(classes)) == len(classes), "its classes are odd")
+    sides = all(is_whole_number(side, 4) for side in shape[1:])
+    require(len(shape) == 3 and shape[0] in (1, 3) and sides, "its images are odd")
+    for name, low in (("mean", -math.inf), ("std", 0)):
+        values = info[name]
+        numbers = len(values) == shape[0] and all(is_number(value, low) for value in values)
+        require(numbers and (name == "mean" or min(values) > 0), f"the {name} of its images is odd")
+    return ImageInfo(classes, shape, list(info["mean"]), list(info["std"]))
+
+
+def _check_progress(content: dict, optimizers: int) -> None:
+    """Check what continuing needs; the states of optimizers and generators are checked where they are loaded."""
+    check_history(content["history"])
+    partial, rows, best = content.get("partial"), len(content["history"]), content["best"]
+    require(rows == content["epoch"], "its history is of other epochs")
+    require(is_whole_number(best["epoch"]) and best["epoch"] <= rows, "its best epoch is none of its epochs")
+    require(is_accuracy(best["accuracy"]), "its best accuracy is no percentage")
+    require(len(content["optimizers"]) == optimizers, f"it has not the {optimizers} optimizers of its settings")
+    require(is_whole_number(content["streams"]["seed"]), "its seed is no number")
+    require(is_whole_number(content.get("threads", 1), 1), "its number of threads is none")
+    if partial is not None:
+        numbers = is_whole_number(partial["done"]) and all(is_number(partial[k]) for k in ("seconds", "learning_rate"))
+        require(numbers, "its part of an epoch is odd")
+        losses = partial["losses"]
+        require(losses.dtype == torch.float32 and losses.isfinite().all(), "its losses are no finite numbers")
+        torch.Generator().set_state(partial["order"])

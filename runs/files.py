@@ -1,0 +1,63 @@
+"""Files written so that a crash at any instant leaves the previous good one."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None) -> None:
+    """Write beside the file, flush to disk, rename. keep: where the file that was there before goes on living."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        with open(beside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep and path.exists():
+            _second_name(path, keep)
+        os.replace(beside, path)
+    except RuntimeError as error:  # torch.save's, after a write that failed
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Give a file a second name; where the file system knows no hard links, rename it."""
+    link = _beside(name)
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        os.replace(path, name)
+        return
+    try:
+        os.replace(link, name)
+    finally:
+        link.unlink(missing_ok=True)  # is still there after a failure, and where both were one file already
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring a rename to the disk, which is there once its folder is."""
+    if os.name == "nt":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically."""
+    write_atomic(path, lambda file: file.write(json.dumps(content, indent=1).encode()))

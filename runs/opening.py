@@ -1,0 +1,90 @@
+"""The beginning of a training, and what is told where it is stopped: opening lines, config.json, how to go on."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from data import Split, TrainingData
+from errors import printable
+from runs.callbacks import describe_early_stop
+from runs.checkpoint import LAST, PREVIOUS, save_best
+from runs.files import write_json
+from runs.folder import set_aside
+from runs.process import OneProcess
+from runs.report import describe_progress, describe_run, go_on
+from runs.results import RunResults
+from runs.signals import Stopped
+from runs.versions import versions
+from settings import Settings
+
+
+def announce(
+    trainer, s: Settings, results: RunResults, data: TrainingData, test: Split | None, checkpoint: dict | None
+) -> None:
+    """Tell what is going to be trained, and write config.json; what the run would overwrite is set aside."""
+    run, device, processes = results.run, trainer.streams.device, results.processes
+    path = Path(s.checkpoint).resolve() if checkpoint else None
+    if path is None or path.parent != run.resolve() or path.name not in (LAST, PREVIOUS):
+        make_room(run, path)
+    if checkpoint:
+        save_best(run, checkpoint)
+    going_on = checkpoint is None or trainer.epoch < s.epochs
+    if going_on:
+        (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
+    sizes = {"training": len(data.train), "validation": len(data.validation)} | ({"test": len(test)} if test else {})
+    print(describe_run(s, trainer.model, sizes, processes.size))
+    if checkpoint:
+        tell_differences(trainer, checkpoint, s)
+    if going_on or not (run / "config.json").exists():  # else it is of what trained the run
+        write_config(run, s.as_dict(), device, processes.size)
+
+
+def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:
+    """Print how a continued run stands, and where it will differ from one that was never stopped."""
+    if trainer.running:
+        print(f"going on in epoch {trainer.epoch + 1}, of which {trainer.running.done} steps are done")
+    trainer.epochs, trainer.patience = s.epochs, s.early_stopping_patience
+    if trainer.stopped_early and trainer.epoch < s.epochs:
+        print(describe_early_stop(trainer))
+    threads, device = torch.get_num_threads(), trainer.streams.device.type
+    if (before := checkpoint["streams"]["device"]) != device:
+        print(
+            f"trained on {before} so far, whose random states {device} cannot take over: noise and dropout begin new "
+            "streams, so the run is no longer equal to the bit to one on one device"
+        )
+    if (before := checkpoint.get("threads", threads)) != threads:
+        print(f"trained with {before} threads so far: from here on equal up to rounding, not to the bit")
+
+
+def write_config(run: Path, config: dict, device: torch.device, ranks: int = 1) -> None:
+    """Write every setting as used, and the versions."""
+    write_json(run / "config.json", {**config, "versions": versions(device, ranks)})
+
+
+def make_room(run: Path, keep: Path | None = None) -> None:
+    """Set aside an earlier run in the folder, and tell the user where; keep: a checkpoint of it to go on from."""
+    inside = keep is not None and keep.parent == run.resolve()
+    aside = set_aside(run, run / keep.name if inside else None)
+    if aside is not None:
+        which = f"what is later than {keep.name}" if inside else "the earlier run"
+        print(f"{which} in {printable(run)} is now in {printable(aside)}")
+
+
+@contextmanager
+def resumable(trainer, run: Path, processes: OneProcess):
+    """Tell the user how to go on where a signal or a write that fails ends the training."""
+    try:
+        yield
+    except (Stopped, OSError) as stop:
+        last = run / LAST
+        command = go_on(last, processes.size)
+        if isinstance(stop, OSError):
+            remedy = "someone must read the output" if isinstance(stop, BrokenPipeError) else "make room"
+            stop.note = f"; {remedy}, then continue with: {command}" if last.exists() else ""
+        elif last.exists():
+            done = trainer.running.done if trainer.running else 0
+            stop.note = f"{describe_progress(trainer.history, done)}, continue with: {command}"
+        else:
+            stop.note = "no step was finished, so nothing is saved"
+        raise

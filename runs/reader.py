@@ -1,0 +1,182 @@
+"""The files of a run as figures and tables read them: no data set, no network, no settings of the program."""
+
+import json
+import math
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+import numpy as np
+
+from errors import UserError, reading, require
+
+MAX_JSON = 2**28  # bytes
+MAX_EXAMPLES = 2**31  # bytes, unpacked
+MAX_IMAGES = 100  # pictures of a run have 24
+NEEDED_RESULTS = {"method", "dataset", "seed", "readout", "per_run", "by_inference", "epoch", "test_accuracy_mean"}
+SHOWN_SETTINGS = {"method": (str,), "dataset": (str,), "epochs": (int,), "seed": (int,), "readout": (str,)}
+SHOWN_SETTINGS |= {"embedding_type": (str,), "num_blocks": (int, type(None)), "eval_runs": (int,)}
+
+
+class RunFiles(NamedTuple):
+    """The content of a run folder; None for what is not there (yet)."""
+
+    folder: Path
+    config: dict | None
+    history: list[dict] | None
+    results: dict | None
+    examples: dict[str, np.ndarray] | None
+    classes: list[str]
+
+    @property
+    def source(self) -> str:
+        """Return where the examples are from, in words."""
+        return f"{self.config['dataset']} {self.examples['split']} images, epoch {self.examples['epoch']}"
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the epoch of the weights that are tested: of the best validation accuracy; without any the last."""
+        accuracies = [row["val_accuracy"] for row in self.history]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]  # parts that were merged had none
+        return accuracies.index(max(known)) + 1 if known else len(accuracies)
+
+    @property
+    def is_trained(self) -> bool:
+        """Return whether all epochs are done, or --early-stopping-patience ended them."""
+        if not self.history:
+            return False
+        patience, epochs = self.config.get("early_stopping_patience"), len(self.history)
+        return epochs >= self.config["epochs"] or bool(patience and epochs - self.best_epoch >= patience)
+
+    @property
+    def is_tested(self) -> bool:
+        """Return whether results.json is of the best epoch and of the run's inference: --evaluate may leave another."""
+        if self.results is None:
+            return False
+        config, results = self.config, self.results
+        last = results["by_inference"][-1]
+        names = [name for name in ("method", "dataset", "seed", "inference", "readout") if name in results]
+        same = all(results[name] == config[name] for name in names)
+        same &= len(results["per_run"]) == config["eval_runs"] and results["epoch"] == self.best_epoch
+        ways = [name for name in ("steps", "sampler", "solver") if config.get(name) and name in last]
+        return same and all(last[name] == config[name][-1] for name in ways)
+
+    @property
+    def accuracy_path(self) -> dict[str, list[float]]:
+        """Return test accuracy after every epoch that it was measured after, over the seconds of training until then.
+
+        Without --test-every-epoch that is the last test alone.
+        """
+        seconds = accumulate(row["seconds"] for row in self.history)
+        points = [
+            (row["epoch"], passed, row["test_accuracy"])
+            for row, passed in zip(self.history, seconds, strict=True)
+            if "test_accuracy" in row
+        ]
+        if not points:
+            passed = sum(row["seconds"] for row in self.history)
+            points = [(len(self.history), passed, self.results["test_accuracy_mean"])]
+        return dict(zip(("epoch", "seconds", "test_accuracy"), map(list, zip(*points, strict=True)), strict=True))
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Return the files of a run. Raises UserError for a folder that is none, and for a file that cannot be read."""
+    config = read_json(folder / "config.json", "delete it, or make it again with --evaluate", _check_settings)
+    if config is None:
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    path = folder / "logs" / "examples.npz"
+    with reading(path, "delete it, or make it again with --evaluate"):
+        examples = _read_examples(path) if path.exists() else None
+    classes = [] if examples is None else [str(name) for name in examples["classes"]]
+    history = read_json(folder / "logs" / "training_history.json", "delete it", check_history)
+    results = read_json(folder / "results.json", "delete it, or make it again with --evaluate", _check_results)
+    return RunFiles(folder, config, history, results, examples, classes)
+
+
+def finished_run(folder: Path) -> RunFiles | None:
+    """Return the run in a folder if it is trained, and tested with its own settings; None otherwise."""
+    if not (folder / "results.json").exists():
+        return None
+    run = read_run(folder)
+    return run if run.is_trained and run.is_tested else None
+
+
+def read_json(path: Path, way_out: str = "delete it", check: Callable[[object], object] | None = None) -> object:
+    """Return the content; None where there is no such file. Raises UserError where it is no JSON, or check raises."""
+    if not path.exists():
+        return None
+    with reading(path, way_out):
+        require(path.stat().st_size <= MAX_JSON, "it is absurdly large")
+        content = json.loads(path.read_text())
+        if check:
+            check(content)
+    return content
+
+
+def _check_settings(config: dict) -> None:
+    require(type(config) is dict, "it holds no settings")
+    for name, kind in SHOWN_SETTINGS.items():
+        require(type(config.get(name)) in kind, f"its setting {name} is odd")
+
+
+def _check_results(results: dict) -> None:
+    require(type(results) is dict and results.keys() >= NEEDED_RESULTS, "it holds no results")
+    for row in results["by_inference"]:
+        numbers = is_accuracy(row["accuracy_mean"]) and is_accuracy(row["accuracy_sem"])
+        require(numbers and is_whole_number(row.get("steps", 1), 1), "its accuracies by inference are odd")
+    for part in results.get("calibration", {}).values():
+        require(np.asarray(part["bins"], dtype=float).shape[:-1] == (3,), "its calibration is odd")
+
+
+def check_history(rows: list[dict]) -> None:
+    """Check the rows of a training's history. Raises ValueError, KeyError or TypeError."""
+    require(type(rows) is list, "its history is no list")
+    length = len(rows[0]["loss"]) if rows else 0
+    losses = {name for name in rows[0] if name.startswith("loss")} if rows else set()
+    for i, row in enumerate(rows, 1):
+        require(row["epoch"] == i, "the epochs of its history do not count from 1")
+        measured = is_number(row["learning_rate"]) and is_number(row["seconds"])
+        require(measured and row["images_per_second"] > 0, f"row {i} of its history is odd")
+        require(all(is_accuracy(row[name]) for name in ("train_accuracy", "val_accuracy")), f"row {i} has no accuracy")
+        require(losses <= row.keys(), f"row {i} of its history lacks a loss")
+        for name, value in row.items():
+            values = value if type(value) is list else [value]
+            fits = (len(values) == length) if name in losses else type(value) is not list
+            require(fits and all(_in_history(part) for part in values), f"the {name} in row {i} of its history is odd")
+
+
+def _in_history(value: object) -> bool:
+    return value is None or type(value) is str or is_number(value, -math.inf)
+
+
+def is_whole_number(value: object, low: int = 0) -> bool:
+    """Return whether a value is a whole number of at least `low`."""
+    return type(value) is int and value >= low
+
+
+def is_number(value: object, low: float = 0) -> bool:
+    """Return whether a value is a finite number of at least `low`."""
+    return type(value) in (int, float) and math.isfinite(value) and value >= low
+
+
+def is_accuracy(value: object) -> bool:
+    """Return whether a value is a percentage, or None."""
+    return value is None or (is_number(value) and value <= 100.001)  # rounded
+
+
+def _read_examples(path: Path) -> dict[str, np.ndarray]:
+    with ZipFile(path) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    require(size <= MAX_EXAMPLES, f"it would take {size / 1e9:.1f} GB of memory")
+    with np.load(path, allow_pickle=False) as file:
+        examples = dict(file)
+    require(examples["images"].ndim == 4 and len(examples["images"]) <= MAX_IMAGES, "its images are odd")
+    require(examples["classes"].ndim == 1 and examples["classes"].dtype.kind == "U", "its classes are odd")
+    m, count = len(examples["classes"]), len(examples["images"])
+    shapes = {"confusion": (m, m), "labels": (count,), "probabilities": (count, m), "path_class": (count,)}
+    require(all(examples[name].shape == shape for name, shape in shapes.items()), "its arrays do not fit together")
+    fits = len(examples["W_embed"]) == m and examples["z_path"].shape[1:] == (count, examples["W_embed"].shape[1])
+    require(fits and len(examples["per_step_accuracy"]) == len(examples["times"]), "its arrays do not fit together")
+    return examples

@@ -1,0 +1,116 @@
+"""Print what a run says of itself: the opening lines, the accuracies at the end."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from evaluate import Evaluation
+from models.blocks import format_blocks
+from models.classifier import Classifier
+from models.image_info import ImageInfo
+from models.methods import METHODS
+from settings import READOUTS, Settings
+
+
+def describe_run(s: Settings, model: Classifier, sizes: dict[str, int], processes: int) -> str:
+    """Return two lines on a training; sizes: the numbers of images by split."""
+    info: ImageInfo = model.info
+    spread = f"{processes} ranks of " if processes > 1 else ""
+    shape = "x".join(map(str, info.image_shape))
+    images = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    return (
+        f"{s.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
+        f"{_describe_model(s, model)}, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
+    )
+
+
+def _describe_model(s: Settings, model: Classifier) -> str:
+    frozen = f" of {s.embedding_from}, frozen" if s.embedding_from else ""
+    embedding = f"{s.embedding_type} embedding of d = {model.embedding_dim}{frozen}"
+    size = f"a network of {count_parameters(model) / 1e6:.2f} M parameters"
+    if s.num_blocks is not None:
+        blocks = f"{s.num_blocks} blocks"
+        if s.blocks:
+            blocks = f"{len(s.blocks)} of {blocks} ({format_blocks(s.blocks)})"
+        size = f"{blocks} of {parameters_per_block(model) / 1e6:.2f} M parameters"
+    noise = f", {s.schedule} noise schedule" if s.schedule else ""
+    order = f", {s.block_order} order" if s.block_order else ""
+    warmup = f" after warm-up of {s.warmup_epochs}" if s.warmup_epochs else ""
+    return f"{METHODS[s.method].title}: {size}, {embedding}{noise}{order}, lr {s.lr:g} {s.lr_schedule}{warmup}"
+
+
+def go_on(last: Path, processes: int = 1) -> str:
+    """Return the command that continues a run, from the folder in which this one was started."""
+    found = shutil.which("python")
+    python = "python" if found and os.path.abspath(found) == sys.executable else sys.executable
+    script = sys.argv[0] if Path(sys.argv[0]).name == "main.py" else "main.py"
+    again = " (or with torchrun, as before)" if processes > 1 else ""
+    return shlex.join([python, script, "--checkpoint", str(last)]) + again
+
+
+def describe_progress(history: list[dict], steps: int) -> str:
+    """Return what last.pt holds: full epochs, and steps of the next one."""
+    parts = [f"epoch {len(history)}"] if history else []
+    if steps:
+        parts.append(f"{steps} steps of epoch {len(history) + 1}")
+    return " and ".join(parts) + (" are saved" if steps else " is saved")
+
+
+def describe_way(way: dict) -> str:
+    """Return a way of inference in words: 'ode euler, 50 steps'."""
+    names = [way[name] for name in ("sampler", "solver") if name in way]
+    return ", ".join([" ".join(names), *([f"{way['steps']} steps"] if "steps" in way else [])]).strip(", ")
+
+
+def print_ways(by_way: list[dict]) -> None:
+    """Print the accuracy of each way of inference, where there are several."""
+    for row in by_way if len(by_way) > 1 else ():
+        accuracy = f"{row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %"
+        print(f"{describe_way(row)}: {accuracy}, {row['seconds']:.1f} s")
+
+
+def print_accuracies(result: Evaluation, by_step: bool, by_block: bool) -> None:
+    """Print the accuracies: by step if asked for (of blocks, or of times), by readout, and the program's last line."""
+    if by_step:
+        _print_steps(result, by_block)
+    for name in READOUTS:
+        mean, sem = result.accuracy(name)
+        print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
+    print(last_line(*result.accuracy(), len(result.per_run)))
+
+
+def last_line(mean: float, sem: float, runs: int) -> str:
+    """Return the last line of a training or evaluation."""
+    return f"test accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
+
+
+def _print_steps(result: Evaluation, by_block: bool) -> None:
+    where = "after block" if by_block else "at time"
+    print(f"{where:11}   class of z_t" + ("   class of the block's u_hat" if result.per_step_u_hat else ""))
+    for step, (t, accuracy) in enumerate(zip(result.times, result.per_step_accuracy, strict=True)):
+        u_hat = f"   {result.per_step_u_hat[step]:10.2f} %" if result.per_step_u_hat else ""
+        print(f"{t:11{'d' if by_block else '.3f'}}   {accuracy:10.2f} %{u_hat}")
+
+
+def parameters_of(s: Settings, model: Classifier) -> dict:
+    """Return the numbers of parameters of the whole model, of which this process may hold some blocks only."""
+    parameters = count_parameters(model)
+    if s.num_blocks is None:
+        return {"parameters": parameters}
+    per_block = parameters_per_block(model)
+    elsewhere = s.num_blocks - len(model.networks)
+    return {"parameters": parameters + per_block * elsewhere, "parameters_per_block": per_block}
+
+
+def count_parameters(module: torch.nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def parameters_per_block(model: Classifier) -> int:
+    """Return the number of parameters of one block."""
+    return count_parameters(next(iter(model.networks.values())))

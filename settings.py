@@ -1,0 +1,265 @@
+"""Every setting once: default, type, help, and when it may change.
+
+The parser, --help, docs/flags.md and the rules of resume, evaluate, predict and merge follow from the fields. Which
+methods and data sets know a setting stands in METHODS and DATASETS, with the defaults that depend on them. Which
+settings go together: rules.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from command_line import (
+    COUNT,
+    MAX_BLOCKS,
+    MAX_COUNT,
+    MAX_RUNS,
+    MAX_STEPS,
+    POSITIVE,
+    RATE,
+    WEIGHT,
+    Parser,
+    as_flag,
+    block_list,
+    list_of,
+    number,
+    one_of,
+    place,
+    setting,
+)
+from data import DATASETS, datasets_with
+from models.encoders import ENCODERS
+from models.methods import METHODS, arguments_for, methods_with
+from models.NoProp_CT import SAMPLERS
+from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
+from models.solvers import SOLVERS
+
+READOUTS = ("sample", "vote", "mean")
+LR_SCHEDULES = ("constant", "cosine", "plateau")
+PLATEAU_PATIENCE = 5
+ANYTIME, USE = "resume evaluate predict", "evaluate predict"
+
+
+def _epochs() -> str:
+    """Return the default epochs in words."""
+    texts = []
+    for dataset in DATASETS:
+        by_number: dict[int, list[str]] = {}
+        for name, method in METHODS.items():
+            by_number.setdefault(method.epochs.get(dataset, method.epochs["other"]), []).append(name)
+        texts.append(f"{dataset} " + ", ".join(f"{n} ({' '.join(names)})" for n, names in by_number.items()))
+    return "; ".join(texts)
+
+
+def _recipes() -> str:
+    """Return every recipe with the flags that it stands for."""
+    known = {name: flags for method in METHODS.values() for name, flags in method.recipes.items()}
+    texts = {name: " ".join(f"{as_flag(k)} {v}" for k, v in flags.items()) for name, flags in known.items()}
+    return "other defaults: " + "; ".join(f"{name} is {text}" for name, text in texts.items())
+
+
+def _by_owner(name: str) -> str:
+    """Return the defaults of a setting that depend on the method or the data set, in words."""
+    owners = {**METHODS, **DATASETS}
+    return ", ".join(f"{owner} {each.defaults[name]}" for owner, each in owners.items() if name in each.defaults)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a command; None for those that its method does not know."""
+
+    # fmt: off
+    dataset: str = setting("data", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
+    data_dir: str = setting("data", "./data",
+        "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*", place,
+        metavar="DIR", may_change="resume evaluate", shapes_blocks=False)
+    image_size: int | None = setting("data", None, "side in pixels to which own images are cropped and scaled",
+        number(int, 4, 4096), shown="their own where all have the same of at most 64, else 32", metavar="PIXELS")
+    val_fraction: float = setting("data", 0.1, "part of the training images held out to choose the best epoch; 0 "
+        "trains on all and takes the last epoch, as the paper does", number(float, 0, 0.9), metavar="PART")
+    train_size: int | None = setting("data", None, "train on so many of the training images, drawn by the seed",
+        number(int, 2), shown="all", metavar="N")
+    augment: bool = setting("data", False,
+        "crop training images at random, and mirror them except digits; the paper does not")
+
+    method: str = setting("method", "dt",
+        lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS)
+    compare: list | None = setting("method", None, "train several methods, such as dt,backprop,ct,fm, each in a "
+        "folder of its own in --checkpoint-dir, and compare them in a table and figures", list_of(one_of(METHODS)),
+        metavar="METHOD,...", of_call=True, shapes_blocks=False)
+    num_blocks: int = setting("method", 10, "blocks T", number(int, 1, MAX_BLOCKS), metavar="T")
+    encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block",
+        choices=ENCODERS)
+
+    embedding_type: str = setting("embeddings", "learned",
+        "class embeddings W_embed: learned vectors, one-hot, or prototype images",
+        choices=("learned", "one-hot", "prototype"))
+    embedding_dim: int = setting("embeddings", 20, "d of learned embeddings", POSITIVE, metavar="D")
+    embedding_init: str | None = setting("embeddings", None, "how W_embed starts",
+        choices=("orthogonal", "random", "prototype"), shown="orthogonal; prototype for prototype")
+    embedding_from: str | None = setting("embeddings", None,
+        "take W_embed and theta_out from this checkpoint and keep them as they are", place, metavar="CHECKPOINT",
+        shapes_blocks=False)
+    class_probability: str = setting("embeddings", "softmax",
+        "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)", choices=("softmax", "posterior"))
+    posterior_sigma: float = setting("embeddings", 1.0, "sigma of the posterior, in units of the embedding", RATE,
+        metavar="S")
+
+    schedule: str = setting("noise", "cosine", "noise schedule alpha_bar", choices=SCHEDULES)
+    alpha_bar_clip: list = setting("noise", list(ALPHA_BAR_CLIP), "range into which alpha_bar is clipped",
+        number(float, 0, 1, open_low=True), nargs=2, metavar=("LOW", "HIGH"))
+    eta: float | None = setting("noise", None, "weight of the denoising term of the loss", RATE,
+        shown=lambda: _by_owner("eta"), metavar="ETA")
+    flow_sigma: float = setting("noise", 0.1,
+        "deviation of z_t around the line from noise to embedding, in units of the embedding", RATE, metavar="S")
+    stratified_time: bool = setting("noise", False, "spread t evenly over every batch")
+
+    epochs: int | None = setting("training", None, "passes over the training images", POSITIVE, shown=_epochs,
+        metavar="N", may_change="resume", shapes_blocks=False)
+    batch_size: int | None = setting("training", None, "images per step", number(int, 2, MAX_COUNT),
+        shown=lambda: _by_owner("batch_size"), metavar="N")
+    block_order: str = setting("training", "interleaved", "order of the updates within an epoch: every batch through "
+        "all blocks, one block after the other (the paper's Algorithm 1), or drawn",
+        choices=("interleaved", "sequential", "random"))
+    blocks: list | None = setting("training", None,
+        "train only these blocks, such as 3,5-7; the embeddings must be fixed, and --merge joins the parts", block_list,
+        shown="all", metavar="LIST", shapes_blocks=False)
+    early_stopping_patience: int = setting("training", 0,
+        "epochs without a better validation accuracy after which training ends; 0: never", COUNT, metavar="N",
+        may_change="resume")
+    recipe: str | None = setting("training", None, _recipes, choices=("fast",), shown="the paper's",
+        shapes_blocks=False)
+    seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE)
+
+    lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE")
+    weight_decay: float = setting("optimizer", 0.001, "weight decay of every AdamW (ct, fm: Adam)", WEIGHT,
+        metavar="RATE")
+    warmup_epochs: int = setting("optimizer", 0, "epochs of linearly rising learning rate; 0: none", COUNT, metavar="N")
+    lr_schedule: str | None = setting("optimizer", None, "what follows the warm-up: constant, as the paper; cosine: "
+        "falling to zero at the last epoch; plateau: halved while the validation accuracy stands still",
+        choices=LR_SCHEDULES, shown="constant; with --lr-scheduler-patience: plateau")
+    lr_scheduler_patience: int = setting("optimizer", 0,
+        "epochs without a better validation accuracy after which the learning rate is halved; 0: never", COUNT,
+        shown=f"0; with --lr-schedule plateau: {PLATEAU_PATIENCE}", metavar="N")
+    clip_grad_norm: float = setting("optimizer", 0.0,
+        "shorten longer gradients to this norm, over all parameters of a block (of the network); 0: never", WEIGHT,
+        metavar="NORM")
+
+    evaluate: bool = setting("evaluation and prediction", False,
+        "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True,
+        shapes_blocks=False)
+    predict: list | None = setting("evaluation and prediction", None,
+        "class and probability of image files, by the model of --checkpoint", place, nargs="+", metavar="IMAGE",
+        may_change="predict", of_call=True, shapes_blocks=False)
+    eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
+        number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False)
+    readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
+        "most frequent class of the runs; mean: the largest mean probability", choices=READOUTS,
+        shown="sample; with --predict: mean", may_change=USE, shapes_blocks=False)
+    test_every_epoch: bool = setting("evaluation and prediction", False,
+        "note the accuracy on the test images after every epoch, for curves only: nothing is chosen by it",
+        may_change="resume", shapes_blocks=False)
+    steps_report: bool = setting("evaluation and prediction", False,
+        "print the accuracy after every block, or along the way", may_change="resume evaluate", of_call=True,
+        shapes_blocks=False)
+
+    inference: str = setting("inference", "stochastic",
+        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
+    steps: list = setting("inference", [1000], "steps of inference (of training too for adjoint); of a list such as "
+        "5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
+        metavar="N,...", may_change=USE)
+    sampler: list = setting("inference", ["ancestral"],
+        "eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
+        list_of(one_of(SAMPLERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+    solver: list = setting("inference", ["euler"], "how the ODE (of ct with --sampler ode) is solved: "
+        + ", ".join(SOLVERS) + ", or a list; dopri5 takes as many steps as its tolerance needs",
+        list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+
+    merge: list | None = setting("files", None,
+        "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir", place, nargs="+",
+        metavar="PART", of_call=True, shapes_blocks=False)
+    checkpoint: str | None = setting("files", None, "training: continue from it; with --evaluate or --predict: the "
+        "model to use. Its settings need not be repeated", place, metavar="PATH", may_change=ANYTIME, of_call=True,
+        shapes_blocks=False)
+    checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
+        shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
+        shapes_blocks=False)
+    save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,
+        metavar="N", may_change="resume", shapes_blocks=False)
+    save_every_minutes: float = setting("files", 10.0, "minutes between two saves, within an epoch too; 0: after "
+        "every epoch. A run is always saved at its end and when it is stopped", WEIGHT, metavar="MINUTES",
+        may_change="resume", shapes_blocks=False)
+    tensorboard: bool = setting("files", False, "scalars and pictures in RUN/tensorboard (pip install tensorboard)",
+        may_change="resume", of_call=True, shapes_blocks=False)
+
+    device: str = setting("device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
+        metavar="DEVICE", may_change=ANYTIME, of_call=True, shapes_blocks=False)
+    no_cuda: bool = setting("device", False, "use the CPU even where there is a GPU", may_change=ANYTIME, of_call=True,
+        shapes_blocks=False)
+    no_deterministic: bool = setting("device", False,
+        "on CUDA let every operation choose its fastest way: runs are no longer equal to the bit", may_change=ANYTIME,
+        of_call=True, shapes_blocks=False)
+    amp: bool = setting("device", False, "bfloat16 autocast: faster on CPUs with AVX512_BF16 or AMX")
+    offload_blocks: bool = setting("device", False, "keep blocks and optimizer states that are not in use in the "
+        "memory of the CPU, on CUDA only; travels least with --block-order sequential", may_change="resume",
+        shapes_blocks=False)
+    compile: bool = setting("device", False, "compile the blocks with torch.compile", may_change="resume",
+        shapes_blocks=False)
+    # fmt: on
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the settings as config.json and checkpoints keep them."""
+        return asdict(self)
+
+    def arguments(self, function: Callable) -> dict[str, object]:
+        """Return those settings that have a value and whose names are arguments of a function."""
+        return arguments_for(function, {name: value for name, value in vars(self).items() if value is not None})
+
+    def network(self, image_shape: Sequence[int]) -> dict:
+        """Return the network in plain values, as a checkpoint keeps it: method and arguments of its class."""
+        derived = {
+            "image_shape": list(image_shape),
+            "learn_embedding": self.learns_embedding,
+            "prototype": self.embedding_type == "prototype",
+            "learn_theta_out": not self.embedding_from,
+        }
+        network = METHODS[self.method].network
+        return {"method": self.method, "arguments": arguments_for(network, derived) | self.arguments(network)}
+
+    @property
+    def ways(self) -> list[dict]:
+        """The ways of inference, as arguments of `denoise`; the last one counts."""
+        ways = METHODS[self.method].network.ways
+        return ways(**self.arguments(ways))
+
+    @property
+    def inference_of_model(self) -> dict:
+        """Return what `predict` of a loaded network does."""
+        return {"runs": self.eval_runs, "how": self.ways[-1]}
+
+    @property
+    def learns_embedding(self) -> bool:
+        """Return whether W_embed gets gradients, from every block at every step."""
+        return self.embedding_type != "one-hot" and not self.embedding_from
+
+
+def make_parser() -> Parser:
+    """Return the parser of all flags, in the order of --help."""
+    text = (
+        "Train, evaluate and use NoProp networks: blocks that learn alone to denoise class embeddings, with no "
+        "back-propagation between blocks (Li, Teh, Pascanu 2025)."
+    )
+    return Parser(Settings, prog="main.py", description=text)
+
+
+def names_where(condition: Callable[[dict], bool]) -> set[str]:
+    """Return the settings whose declaration fulfils a condition."""
+    return {each.name for each in fields(Settings) if condition(each.metadata)}
+
+
+def owners_of(name: str) -> tuple[str, list[str]] | None:
+    """Return who knows a setting that not all know: ("method", ["dt", "ct"]) or ("dataset", ["folder"])."""
+    for kind, registry, known in (("method", METHODS, methods_with), ("dataset", DATASETS, datasets_with)):
+        if len(owners := known(name)) < len(registry):
+            return kind, owners
+    return None

@@ -1,0 +1,113 @@
+"""Every picture is drawn from a real run, also from a run in progress and one that was copied elsewhere."""
+
+import json
+import shutil
+
+import pytest
+
+from figures import FIGURES
+from figures.training import training_curves
+from runs.reader import RunFiles, read_run
+from visualize import draw_run, main
+
+NAMES = set(FIGURES)
+OTHERS = {"prototypes", "learned_schedule", "inference_steps"}  # of other runs: test_main, test_methods
+
+
+def test_a_training_draws_all_pictures(digits_run):
+    drawn = {path.stem for path in (digits_run / "plots").glob("*.png")}
+    assert drawn == NAMES - OTHERS
+
+
+def test_a_copied_run_is_drawn_without_data_and_without_models(digits_run, tmp_path, capsys):
+    run = tmp_path / "copy"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("*.pt", "plots"))
+    assert main([str(run)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(NAMES - OTHERS)
+
+
+def test_a_run_in_progress_is_drawn_as_far_as_it_is(digits_run, tmp_path):
+    (tmp_path / "logs").mkdir()
+    shutil.copy(digits_run / "config.json", tmp_path)
+    assert draw_run(tmp_path) == []
+    shutil.copy(digits_run / "logs" / "training_history.json", tmp_path / "logs")
+    assert {path.stem for path in draw_run(tmp_path)} == {"training_curves"}
+
+
+def test_curves_of_fifty_blocks_without_validation(digits_run):
+    run = read_run(digits_run)
+    rows = json.loads(json.dumps(run.history))
+    for row in rows:
+        row["val_accuracy"] = None
+        for key in ("loss", "loss_denoise"):
+            row[key] = [row[key][0] * (t + 1) for t in range(50)]
+    assert len(training_curves(run._replace(history=rows)).axes[0].lines) == 50
+
+
+def test_a_test_after_every_epoch_has_its_curve(digits_run):
+    run = read_run(digits_run)
+    rows = [{**row, "test_accuracy": 50 + row["epoch"]} for row in run.history]
+    curves = {
+        line.get_label(): list(line.get_ydata()) for line in training_curves(run._replace(history=rows)).axes[2].lines
+    }
+    assert curves["test images"] == [50 + row["epoch"] for row in run.history]
+    assert "test images" not in [line.get_label() for line in training_curves(run).axes[2].lines]
+
+
+@pytest.mark.parametrize("content", [None, "{ half"])
+def test_what_is_no_run_gets_one_line(tmp_path, capsys, content):
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.splitlines()) == 1
+
+
+def made_run(accuracies, patience=0, **results):
+    """Return a run of 5 epochs and lists of ways of inference; results: what of its own test an evaluation changed."""
+    config = {"epochs": 5, "early_stopping_patience": patience, "eval_runs": 1, "readout": "sample", "seed": 0}
+    config |= {"inference": "stochastic", "steps": [5, 10], "sampler": ["ode"], "solver": ["heun", "euler"]}
+    history = [{"epoch": i, "val_accuracy": accuracy} for i, accuracy in enumerate(accuracies, 1)]
+    way = {"steps": 10, "sampler": "ode", "solver": "euler"} | {n: results.pop(n) for n in list(results) if n in config}
+    own = {"epoch": 5, "per_run": [1.0], "readout": "sample", "seed": 0, "inference": "stochastic"}
+    own |= {name: way.pop(name) for name in ("readout", "seed", "inference") if name in way}
+    return RunFiles(None, config, history, {**own, **results, "by_inference": [{}, way]}, None, [])
+
+
+@pytest.mark.parametrize(
+    "accuracies, patience, trained, best",
+    [
+        ([1, 2, 3, 4, 5], 0, True, 5),
+        ([1, 3, 2, 3, 1], 0, True, 2),
+        ([1, 3, 2], 0, False, 2),
+        ([1, 3, 2], 2, False, 2),
+        ([1, 3, 2, 3], 2, True, 2),
+        ([None] * 5, 0, True, 5),
+        ([None, 1, 3, 2, 1], 0, True, 3),  # parts, merged after one epoch
+    ],
+)
+def test_the_best_epoch_and_the_end_of_a_training(accuracies, patience, trained, best):
+    run = made_run(accuracies, patience)
+    assert (run.is_trained, run.best_epoch) == (trained, best)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"steps": 5}, {"solver": "heun"}, {"seed": 1}, {"readout": "vote"}, {"inference": "deterministic"}]
+    + [{"epoch": 4}, {"per_run": [1.0, 2.0]}],
+)
+def test_a_test_with_other_settings_than_the_run_has_is_told_apart(changed):
+    accuracies = [1, 2, 3, 4, 5]
+    assert made_run(accuracies).is_tested and not made_run(accuracies, **changed).is_tested
+
+
+def test_a_solver_that_chooses_its_steps_has_none_to_compare():
+    run = made_run([1, 2, 3, 4, 5])
+    del run.results["by_inference"][-1]["steps"]
+    assert run.is_tested
+
+
+def test_an_error_in_drawing_is_no_damaged_file_and_shows_itself(digits_run, monkeypatch):
+    monkeypatch.setitem(FIGURES, "training_curves", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([str(digits_run)])
