@@ -2,7 +2,7 @@
 # make soak: kill the program at random instants, KILLS times, and compare what it makes all the same.
 PYTHON ?= python3
 VENV ?= .venv
-RUN ?= checkpoints_run/demo
+RUN ?= checkpoints_run
 KILLS ?= 100
 
 .PHONY: demo test test-gpu soak docs lint

@@ -26,15 +26,14 @@ class Dataset:
     """A data set.
 
     Args:
-        load: (part, ...) -> RawImages; arguments with a setting's name get its value, `shape` that of a checkpoint.
+        load: (part, ...) -> RawImages, part "train" or "test"; other arguments with a setting's name get its value, and
+            only data sets whose loader has such an argument know the setting. `shape` is that of a checkpoint, or None.
         mirror: --augment may mirror its images.
-        settings: those that only some data sets know.
         defaults: of settings whose default depends on the data set.
     """
 
     load: Callable[..., RawImages]
     mirror: bool = True
-    settings: tuple[str, ...] = ("data_dir",)
     defaults: dict[str, object] = field(default_factory=lambda: {"batch_size": 128})
 
 
@@ -44,14 +43,14 @@ DATASETS = {
     "mnist": Dataset(torchvision_loader("mnist", "MNIST"), mirror=False),  # a mirrored digit is another sign
     "fashion-mnist": Dataset(torchvision_loader("fashion-mnist", "FashionMNIST")),
     # few digits: smaller batches make more steps an epoch
-    "digits": Dataset(load_digits, mirror=False, settings=(), defaults={"batch_size": 32}),
-    "folder": Dataset(load_folder, settings=("data_dir", "image_size")),
+    "digits": Dataset(load_digits, mirror=False, defaults={"batch_size": 32}),
+    "folder": Dataset(load_folder),
 }
 
 
 def datasets_with(setting: str) -> list[str]:
-    """Return the data sets that know a setting: all, unless some name it as their own."""
-    owners = [name for name, dataset in DATASETS.items() if setting in dataset.settings]
+    """Return the data sets that know a setting: all, unless the loaders of some have it as an argument."""
+    owners = [name for name, dataset in DATASETS.items() if arguments_for(dataset.load, {setting: None})]
     return owners or list(DATASETS)
 
 

@@ -42,8 +42,9 @@ def check_content(content: dict) -> None:
     require(is_whole_number(content["epoch"]), "its epoch is no number")
     require(is_number(content["train_seconds"]), "its train_seconds are no number")
     require(is_accuracy(content["val_accuracy"]), "its val_accuracy is no percentage")
-    asked = settings.network(info.image_shape)
-    require(_plain(content["network"]) == _plain(asked), "its network is not that of its settings")
+    asked, saved = _plain(settings.network(info.image_shape)), _plain(content["network"])
+    fits = saved["method"] == asked["method"] and saved["arguments"].items() <= asked["arguments"].items()
+    require(fits, "its network is not that of its settings")  # a setting that is new since then has its default
     d = {"one-hot": len(info.classes), "learned": settings.embedding_dim, "prototype": math.prod(info.image_shape)}
     shape = len(info.classes), d[settings.embedding_type]
     found = tuple(content["model"]["W_embed"].shape)
@@ -56,8 +57,8 @@ def check_content(content: dict) -> None:
 
 
 def _plain(network: dict) -> dict:
-    """Return a description of a network with lists for tuples."""
-    arguments = {k: list(v) if isinstance(v, tuple) else v for k, v in network["arguments"].items()}
+    """Return a description of a network with tuples for lists, so that it can be compared."""
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in network["arguments"].items()}
     return {**network, "arguments": arguments}
 
 

@@ -47,6 +47,8 @@ def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:
     trainer.epochs, trainer.patience = s.epochs, s.early_stopping_patience
     if trainer.stopped_early and trainer.epoch < s.epochs:
         print(describe_early_stop(trainer))
+    elif trainer.finished:
+        print(f"all {s.epochs} epochs are trained: it is tested again; to train on raise --epochs")
     threads, device = torch.get_num_threads(), trainer.streams.device.type
     if (before := checkpoint["streams"]["device"]) != device:
         print(

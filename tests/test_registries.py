@@ -98,7 +98,7 @@ def test_a_data_set_is_a_loader_and_an_entry(tmp_path, monkeypatch):
         images = torch.arange(80 * 36).view(80, 6, 6, 1) % (200 if part == "train" else 100)
         return RawImages(images.to(torch.uint8), torch.arange(80) % 4, list("abcd"))
 
-    monkeypatch.setitem(DATASETS, "toy", Dataset(load, settings=(), defaults={"batch_size": 16}))
+    monkeypatch.setitem(DATASETS, "toy", Dataset(load, defaults={"batch_size": 16}))
     flags = ["--dataset", "toy", "--num-blocks", "1", "--train-size", "40", "--augment"]
     config, results = train(tmp_path, *flags)
     assert config["batch_size"] == 16 and results["test_images"] == 80 and config["epochs"] == 1

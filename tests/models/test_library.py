@@ -74,6 +74,16 @@ def test_an_older_checkpoint_names_the_command_that_converts_it(digits_run, tmp_
     assert convert([str(old)]) == 2 and convert([str(tmp_path / "none.pt"), str(new)]) == 2
 
 
+def test_a_checkpoint_from_before_a_setting_was_there_is_read(digits_run, tmp_path):
+    content = torch.load(digits_run / "best_model.pt", weights_only=True)
+    del content["config"]["encoder"], content["network"]["arguments"]["encoder"]
+    torch.save(content, tmp_path / "best_model.pt")
+    assert main(["--evaluate", "--checkpoint", str(tmp_path / "best_model.pt")]) == 0
+    content["network"]["arguments"]["eta"] = 9.0  # not what its settings say
+    torch.save(content, tmp_path / "best_model.pt")
+    assert main(["--evaluate", "--checkpoint", str(tmp_path / "best_model.pt")]) == 2
+
+
 def test_a_part_is_refused(tmp_path):
     flags = "--dataset digits --embedding-type one-hot --num-blocks 3 --epochs 1 --train-size 64 --blocks 2"
     assert main([*flags.split(), "--checkpoint-dir", str(tmp_path)]) == 0
