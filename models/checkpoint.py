@@ -5,6 +5,7 @@ net = load("checkpoints_run/best_model.pt")
 """
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
     content = read_checkpoint(path)
     if content["format"] != FORMAT:
         raise UserError(f"{path} is of an older version: convert it with python -m runs.convert {path} NEW.pt")
-    require_whole(path, content)
     with reading(f"the checkpoint {path}", "take another one"):
+        require_whole(path, content)
         network = restore(content["network"], content["model"])
         network.info = ImageInfo(**content["info"])
         network.inference = content["inference"]
@@ -48,12 +49,15 @@ def read_checkpoint(path: str | Path) -> dict:
     with reading(f"the checkpoint {path}", "take another one"):
         _check_file(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch, about odd tensors, which are refused below
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # whose message is a page long
             raise ValueError("it holds other things than plain data and tensors, or calls something") from error
+        _check_tensors(content, set())
     if not isinstance(content, dict) or content.get("program") != PROGRAM:
         raise UserError(f"{path} is not a checkpoint of this program")
-    if content.get("format") not in (*CONVERTIBLE, FORMAT):
+    if type(content.get("format")) is not int or content["format"] not in (*CONVERTIBLE, FORMAT):
         raise UserError(f"{path} has checkpoint format {content.get('format')}, this program reads up to {FORMAT}")
     return content
 
@@ -67,6 +71,29 @@ def _check_file(path: Path) -> None:
         require(sum(member.file_size for member in members) <= size, "its members are larger than the file")
         spoiled = archive.testzip()
         require(spoiled is None, f"its part {spoiled} is not what was written")
+
+
+def _check_tensors(content: object, seen: set[int]) -> None:
+    """Raise ValueError where a tensor in the content is of an odd kind, which could crash what calculates with it."""
+    if isinstance(content, torch.Tensor):
+        require(_is_plain(content), "a tensor in it is of an odd kind")
+    elif isinstance(content, (dict, list, tuple, set)) and id(content) not in seen:
+        seen.add(id(content))
+        for part in content.values() if isinstance(content, dict) else content:
+            _check_tensors(part, seen)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is an array in the memory of the CPU, each element in a place of its own."""
+    odd = tensor.is_nested or tensor.is_complex() or tensor.is_neg()
+    if odd or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    span = 1  # elements from the first to the last one of the dimensions so far
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < span:
+            return tensor.numel() == 0
+        span += (size - 1) * stride
+    return True
 
 
 def _checkpoints_in(folder: Path) -> str:

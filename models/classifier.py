@@ -12,6 +12,10 @@ from models.random_streams import Streams
 BATCH = 500  # images that predict takes at a time
 
 
+class SameNoise(list):
+    """Generators whose noise is the same for every image of a batch."""
+
+
 class Classifier(nn.Module):
     """Carries noise z to an answer, given an image: `loss` trains it, `denoise` and `predict` use it.
 
@@ -104,15 +108,16 @@ class Classifier(nn.Module):
         """Return class indices (N,) and probabilities (N, m), the mean over the inference runs.
 
         images (N, C, H, W): uint8, or floats in [0, 1]; they are normalised as in training. The same seed draws the
-        same noise for every image. Leaves the network in eval mode. Raises ValueError for images of another shape.
+        same noise for every image, so an answer does not depend on the other images. how: arguments of `denoise` in
+        place of the checkpoint's. Leaves the network in eval mode. Raises ValueError for other images.
         """
         self.eval()
-        how = how or self.inference["how"]
+        how = {**self.inference["how"], **how}
         generators = runs or self.inference["runs"]
         means = []
         for batch in self._normalised(images).split(BATCH):
             streams = Streams(seed, batch.device)
-            noise = [streams.fresh("predict", r) for r in range(generators)]
+            noise = SameNoise(streams.fresh("predict", r) for r in range(generators))
             means.append(self.sample(batch, noise, **how).mean(dim=0))
         probabilities = torch.cat(means)
         return probabilities.argmax(dim=1), probabilities
@@ -127,10 +132,13 @@ class Classifier(nn.Module):
         if tuple(images.shape[1:]) != tuple(self.info.image_shape):
             shape = ", ".join(map(str, self.info.image_shape))
             raise ValueError(f"images must be (N, {shape}), not {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
         levels = images.to(self.W_embed.device).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
         return self.info.normalise(levels if levels.dtype == torch.uint8 else levels * 255)
 
     def noise(self, generators: Sequence[torch.Generator | None], batch: int) -> Tensor:
         """Draw standard normal noise (R, B, d), run r from generator r."""
-        draws = [torch.randn(batch, self.embedding_dim, generator=g, device=self.W_embed.device) for g in generators]
-        return torch.stack(draws)
+        shape = 1 if isinstance(generators, SameNoise) else batch, self.embedding_dim
+        draws = [torch.randn(shape, generator=g, device=self.W_embed.device) for g in generators]
+        return torch.stack(draws).expand(-1, batch, -1)

@@ -42,6 +42,7 @@ def check_content(content: dict) -> None:
     require(is_whole_number(content["epoch"]), "its epoch is no number")
     require(is_number(content["train_seconds"]), "its train_seconds are no number")
     require(is_accuracy(content["val_accuracy"]), "its val_accuracy is no percentage")
+    require(all(type(name) is str for name in content["model"]), "the names of its weights are odd")
     asked, saved = _plain(settings.network(info.image_shape)), _plain(content["network"])
     fits = saved["method"] == asked["method"] and saved["arguments"].items() <= asked["arguments"].items()
     require(fits, "its network is not that of its settings")  # a setting that is new since then has its default
@@ -72,9 +73,10 @@ def check_info(info: dict) -> ImageInfo:
     require(len(shape) == 3 and shape[0] in (1, 3) and sides, "its images are odd")
     for name, low in (("mean", -math.inf), ("std", 0)):
         values = info[name]
-        numbers = len(values) == shape[0] and all(is_number(value, low) for value in values)
-        require(numbers and (name == "mean" or min(values) > 0), f"the {name} of its images is odd")
-    return ImageInfo(classes, shape, list(info["mean"]), list(info["std"]))
+        numbers = type(values) is list and all(type(value) is float and is_number(value, low) for value in values)
+        fits = numbers and len(values) == shape[0] and (name == "mean" or min(values) > 0)
+        require(fits, f"the {name} of its images is odd")
+    return ImageInfo(classes, shape, info["mean"], info["std"])
 
 
 def _check_progress(content: dict, optimizers: int) -> None:

@@ -15,6 +15,18 @@ from errors import UserError, reading, require
 MAX_JSON = 2**28  # bytes
 MAX_EXAMPLES = 2**31  # bytes, unpacked
 MAX_IMAGES = 100  # pictures of a run have 24
+# What examples.npz holds, with shapes: a letter is a size, the same in all arrays. All have the first group.
+ARRAYS = (
+    {"images": "EHWC", "labels": "E", "probabilities": "Em", "path_class": "E", "z_path": "sEd", "W_embed": "md"}
+    | {"classes": "m", "confusion": "mm", "split": "", "epoch": "", "readout": ""}
+    | {"times": "t", "per_step_accuracy": "t", "per_step_u_hat": "u"},
+    {"by_runs_vote": "r", "by_runs_mean": "r", "calibration_vote": "3b", "calibration_mean": "3b"}
+    | {"ece_vote": "", "ece_mean": ""},
+    {"alpha_bar": "l", "coefficients": "3k"},
+    {"gamma_start": "g", "gamma": "g"},
+    {"prototypes_start": "mHWC", "prototypes": "mHWC"},
+)
+TEXTS = {"classes", "split", "readout"}
 NEEDED_RESULTS = {"method", "dataset", "seed", "readout", "per_run", "by_inference", "epoch", "test_accuracy_mean"}
 SHOWN_SETTINGS = {"method": (str,), "dataset": (str,), "epochs": (int,), "seed": (int,), "readout": (str,)}
 SHOWN_SETTINGS |= {"embedding_type": (str,), "num_blocks": (int, type(None)), "eval_runs": (int,)}
@@ -173,10 +185,27 @@ def _read_examples(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         examples = dict(file)
     require(examples["images"].ndim == 4 and len(examples["images"]) <= MAX_IMAGES, "its images are odd")
-    require(examples["classes"].ndim == 1 and examples["classes"].dtype.kind == "U", "its classes are odd")
-    m, count = len(examples["classes"]), len(examples["images"])
-    shapes = {"confusion": (m, m), "labels": (count,), "probabilities": (count, m), "path_class": (count,)}
-    require(all(examples[name].shape == shape for name, shape in shapes.items()), "its arrays do not fit together")
-    fits = len(examples["W_embed"]) == m and examples["z_path"].shape[1:] == (count, examples["W_embed"].shape[1])
-    require(fits and len(examples["per_step_accuracy"]) == len(examples["times"]), "its arrays do not fit together")
+    _check_arrays(examples)
     return examples
+
+
+def _check_arrays(examples: dict[str, np.ndarray]) -> None:
+    """Check that all that is drawn is there, that numbers are finite numbers, and that the sizes fit together."""
+    sizes: dict[str, int] = {"3": 3}
+    common, *others = ARRAYS
+    shapes = common.copy()
+    for group in others:
+        shapes |= group if group.keys() & examples.keys() else {}
+    for name, letters in shapes.items():
+        array = examples[name]
+        fits = [sizes.setdefault(letter, size) == size for letter, size in zip(letters, array.shape, strict=False)]
+        require(array.ndim == len(letters) and all(fits), f"its {name} does not fit the other arrays")
+        text, is_text = name in TEXTS, array.dtype.kind == "U"
+        require(text == is_text and (text or np.isfinite(array).all()), f"its {name} is odd")
+    for name in ("labels", "path_class"):
+        y = examples[name]
+        require(y.dtype.kind == "i" and (y >= 0).all() and (y < sizes["m"]).all(), f"its {name} is odd")
+    require(sizes["C"] in (1, 3) and sizes["E"] > 0, "its images are odd")
+    require(sizes["m"] > 1, "its classes are odd")
+    require(sizes["u"] in (0, sizes["t"]), "its per_step_u_hat does not fit the other arrays")
+    require("l" not in sizes or sizes["l"] == sizes["k"] + 1, "its alpha_bar does not fit the other arrays")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # steady on a busy machine, and equal to the bit in all processes
@@ -19,6 +20,7 @@ from models.NoProp_DT import NoPropNetDT  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHAPE = (1, 8, 8)
+FOUR_BLOCKS = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "4"]
 
 
 def make_model(num_blocks=3, m=4, d=None, learn=False, seed=0, **kwargs):
@@ -65,16 +67,34 @@ def in_this_process(flags, ranks=1):
     return main(flags)
 
 
-def start_main(run, *flags):
-    """Start main.py as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "main.py", *map(str, flags), "--checkpoint-dir", str(run)],
+@contextmanager
+def start(*words):
+    """Start Python on a program as a process of its own, which is killed at the end of the with block."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def start_main(run, *flags):
+    """Start main.py; see start."""
+    return start("main.py", *flags, "--checkpoint-dir", run)
+
+
+def train(run, *flags):
+    """Train through main.py, without pictures; returns the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("main.draw_pictures", lambda run: None)
+        assert main([*map(str, flags), "--checkpoint-dir", str(run)]) == 0
+    return run
 
 
 def pytest_configure(config):
@@ -108,3 +128,9 @@ def digits_run(tmp_path_factory):
     flags = "--dataset digits --embedding-type one-hot --num-blocks 3 --epochs 2 --save-every 1"
     assert main([*flags.split(), "--checkpoint-dir", str(run)]) == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Return the folder of two epochs of four blocks, trained by one process."""
+    return train(tmp_path_factory.mktemp("whole") / "run", *FOUR_BLOCKS, "--epochs", 2, "--save-every", 1)

@@ -5,7 +5,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from conftest import SHAPE
 
@@ -82,14 +81,6 @@ def differences(one, two, where=""):
     arrays = isinstance(one, (torch.Tensor, np.ndarray))
     same = type(one) is type(two) and np.array_equal(one, two) if arrays else one == two
     return [] if same else [where]
-
-
-def train(run, *flags):
-    """Train through main.py, without pictures; returns the folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "draw_pictures", lambda run: None)
-        assert main.main([*map(str, flags), "--checkpoint-dir", str(run)]) == 0
-    return run
 
 
 def weights(run, name="last.pt"):

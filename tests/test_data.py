@@ -1,15 +1,11 @@
-"""Datasets: sizes, statistics, splits, batches, augmentation, own images of every kind."""
+"""Data sets: sizes, statistics, splits, batches, augmentation."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data import Batches, augment, channel_statistics, load_images, training_data
 from errors import UserError
 from loaders import RawImages
-from loaders.image_folder import decode_image
-from models.image_info import ImageInfo
 from models.random_streams import Streams
 
 
@@ -17,16 +13,6 @@ def random_raw(count=50, m=5, channels=3):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 8, 6, channels), dtype=torch.uint8, generator=generator)
     return RawImages(images, torch.arange(count) % m, [str(y) for y in range(m)])
-
-
-def make_folder(root, counts=(3, 3), classes=("cat", "dog"), size=(8, 8), mode="RGB"):
-    for part in ("train", "test"):
-        for name, count in zip(classes, counts, strict=True):
-            (root / part / name).mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                pixels = np.random.default_rng(i).integers(256, size=(*size[::-1], 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(mode).save(root / part / name / f"{i}.png")
-    return root
 
 
 def test_digits_are_all_there_and_no_test_image_is_trained_on():
@@ -95,77 +81,6 @@ def test_augment_crops_shifted_windows_and_mirrors():
     assert mirrored > 2 and upright > 2
 
 
-def test_folder_has_classes_by_name_and_colour_from_the_data(tmp_path):
-    raw = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "colour", counts=(3, 2))))
-    assert raw.classes == ["cat", "dog"] and raw.labels.tolist() == [0, 0, 0, 1, 1]
-    assert raw.images.shape == (5, 8, 8, 3)
-    with Image.open(tmp_path / "colour" / "train" / "cat" / "0.png") as image:
-        assert np.array_equal(raw.images[0].numpy(), np.asarray(image))
-    grey = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "grey", mode="L")))
-    assert grey.images.shape == (6, 8, 8, 1)
-
-
-def test_folder_sizes(tmp_path):
-    root = make_folder(tmp_path, size=(40, 20))
-    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (20, 40)
-    assert load_images("folder", "train", data_dir=str(root), image_size=16).images.shape[1:3] == (16, 16)
-    assert load_images("folder", "test", data_dir=str(root), shape=(1, 9, 7)).images.shape[1:] == (9, 7, 1)
-    Image.new("RGB", (12, 5)).save(root / "train" / "cat" / "odd.png")
-    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (32, 32)
-    large = make_folder(tmp_path / "large", size=(100, 100))
-    assert load_images("folder", "train", data_dir=str(large)).images.shape[1:3] == (32, 32)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_an_image_of_any_mode_keeps_its_brightness(tmp_path, mode):
-    pixels = np.zeros((8, 8), dtype=np.uint8)
-    pixels[:, 4:] = 255
-    if mode == "I;16":
-        image = Image.fromarray(pixels.astype(np.uint16) * 257)
-    else:
-        image = Image.fromarray(pixels).convert("RGB" if mode in ("P", "CMYK") else mode).convert(mode)
-    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
-    image.save(path)
-    decoded = decode_image(str(path), (8, 8)).astype(int)
-    assert np.abs(decoded - pixels[..., None]).max() <= 1
-
-
-def test_transparency_is_laid_on_white_and_exif_turned_upright(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert decode_image(str(tmp_path / "clear.png"), (4, 4)).min() == 255
-    image = Image.new("L", (4, 4))
-    image.putpixel((0, 0), 255)
-    exif = Image.Exif()
-    exif[274] = 3  # stored upside down
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert decode_image(str(tmp_path / "turned.png"), (4, 4))[3, 3, 0] == 255
-
-
-def test_broken_layouts_are_named(tmp_path):
-    def message(root):
-        with pytest.raises(UserError) as caught:
-            load_images("folder", "train", data_dir=str(root))
-        return str(caught.value)
-
-    assert "no folder" in message(tmp_path / "none")
-    (tmp_path / "train").mkdir()
-    assert "no class folder" in message(tmp_path)
-    make_folder(tmp_path / "one", counts=(2,), classes=("cat",))
-    assert "one class only" in message(tmp_path / "one")
-    make_folder(tmp_path / "empty", counts=(2, 0))
-    assert "dog" in message(tmp_path / "empty")
-    root = make_folder(tmp_path / "broken")
-    (root / "train" / "dog" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    assert "1.png" in message(root)
-
-
-def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="val-fraction"):
-        training_data(random_raw(3), 0.1, Streams(0))
-    with pytest.raises(UserError, match="too few"):
-        training_data(random_raw(3), 0.9, Streams(0))
-
-
 def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation_part():
     whole, some = (training_data(random_raw(50), 0.2, Streams(3), train_size=n) for n in (None, 7))
     assert torch.equal(some.train.images, whole.train.images[:7])
@@ -173,13 +88,6 @@ def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation
     assert len(training_data(random_raw(50), 0.2, Streams(3), train_size=40).train) == 40
     with pytest.raises(UserError, match="--train-size 41 is more than the 40"):
         training_data(random_raw(50), 0.2, Streams(3), train_size=41)
-
-
-def test_info_survives_plain_data():
-    from dataclasses import asdict
-
-    info = ImageInfo(["a", "b"], (1, 8, 8), [1.0], [2.0])
-    assert ImageInfo(**asdict(info)) == info
 
 
 def test_a_batch_makes_its_images_only_where_they_are_asked_for():

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from conftest import images_of, make_model
 
-from evaluate import BINS, CalibrationSum, answer, joined_answers, mean_and_error, vote_shares
+from data import Split
+from evaluate import BINS, CalibrationSum, Evaluator, answer, joined_answers, mean_and_error, vote_shares
+from models.image_info import ImageInfo
+from models.random_streams import Streams
 
 
 def finished(p, labels):
@@ -56,3 +60,14 @@ def test_the_answer_for_one_image_comes_with_what_it_rests_on():
 def test_mean_and_standard_error():
     assert mean_and_error([3.0]) == (3.0, 0.0)
     assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / 3**0.5))
+
+
+def test_predictions_do_not_depend_on_the_labels():
+    model = make_model(m=4)
+    y = torch.arange(40) % 4
+    images = (images_of(y) + torch.randn(40, 1, 8, 8)).mul(20).byte().permute(0, 2, 3, 1)
+    model.info = ImageInfo(list("abcd"), (1, 8, 8), [0.0], [1.0])
+    evaluator = Evaluator(model, Streams(0), ways=[{}], runs=3)
+    results = [evaluator.evaluate(Split(images, labels)) for labels in (y, y.flip(0), y[torch.randperm(40)])]
+    predicted = [result.confusion.sum(0) for result in results]  # how often each class is predicted
+    assert torch.equal(predicted[0], predicted[1]) and torch.equal(predicted[0], predicted[2])

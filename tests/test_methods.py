@@ -2,23 +2,23 @@
 
 import json
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import in_this_process
+from helpers import assert_equal, weights
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_main import LAST_LINE
 
 from assemble import load_test
 from benchmarks.setup import make_benchmark_trainer
 from data import Split
+from figures import FIGURES
 from figures.inference import inference_steps
 from main import main
-from models.methods import METHODS
 from rules import parse, settle
-from runs.checkpoint import load_checkpoint
 from runs.reader import read_run
 
 FLAGS = {
@@ -52,24 +52,15 @@ def test_a_training_leaves_results_and_pictures(run):
     terms = [value[0] for name, value in row.items() if name.startswith("loss_")]
     assert len(row["loss"]) == 1 and row["loss"][0] == pytest.approx(sum(terms))
     drawn = {path.stem for path in (run / "plots").glob("*.png")}
-    always = {
-        "training_curves",
-        "denoising_accuracy",
-        "calibration",
-        "confusion_matrix",
-        "predictions",
-        "denoising_path",
-    }
-    assert drawn == always | ({"learned_schedule"} if run.name == "ct" else set())
+    of_others = {"schedule", "prototypes", "inference_steps"} | ({"learned_schedule"} if run.name != "ct" else set())
+    assert drawn == FIGURES.keys() - of_others
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_resuming_equals_the_uninterrupted_run_to_the_bit(run, run_main, tmp_path):
     code, out, err = run_main("--checkpoint", run / "checkpoint_epoch_1.pt", "--checkpoint-dir", tmp_path)
     assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
-    states = [load_checkpoint(folder / "last.pt")["model"] for folder in (run, tmp_path)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert_equal(weights(tmp_path), weights(run))
 
 
 def test_evaluate_repeats_the_result_and_predict_names_a_class(run, run_main, tmp_path):
@@ -95,8 +86,8 @@ def test_an_untrained_network_scores_chance(method):
 
 @pytest.mark.usefixtures("without_pictures")
 def test_wrong_test_labels_change_no_prediction(run, run_main, tmp_path, monkeypatch):
-    def shifted(args, info):
-        test = load_test(args, info)
+    def shifted(settings, info):
+        test = load_test(settings, info)
         return Split(test.images, (test.labels + 1) % 10)
 
     counts = []
@@ -139,33 +130,6 @@ def test_inference_steps_are_drawn(run_main, run, tmp_path):
     figure = inference_steps(read_run(tmp_path))
     legend = {text.get_text() for text in figure.axes[0].get_legend().get_texts()}
     assert legend == {"ancestral", "ode dopri5, adaptive steps"}
-
-
-def test_flags_of_other_methods_are_refused(run_main):
-    cases = [
-        (["--method", "ct", "--num-blocks", "3"], "--num-blocks"),
-        (["--method", "ct", "--solver", "heun"], "--sampler ode"),
-        (["--method", "fm", "--eta", "1"], "--eta"),
-        (["--method", "fm", "--solver", "dopri5", "--steps", "5"], "--steps"),
-        (["--method", "fm", "--solver", "rk4"], "rk4"),
-        (["--method", "backprop", "--blocks", "1"], "--blocks"),
-        (["--method", "backprop", "--steps", "5"], "--steps"),
-        (["--method", "adjoint", "--steps", "5,10"], "--steps"),
-        (["--method", "dt", "--flow-sigma", "1"], "--flow-sigma"),
-        (["--compare", "dt,ct", "--method", "dt"], "--method"),
-        (["--compare", "dt,ct", "--flow-sigma", "1"], "--flow-sigma"),
-        (["--compare", "dt,transformer"], "transformer"),
-        (["--compare", "dt,ct", "--evaluate"], "--compare"),
-    ]
-    for flags, word in cases:
-        code, _, err = run_main("--dataset", "digits", *flags)
-        assert (code, len(err)) == (2, 1) and word in err[0], (flags, err)
-
-
-def test_a_recipe_that_a_method_lacks_is_refused(run_main, monkeypatch):
-    monkeypatch.setitem(METHODS, "fm", replace(METHODS["fm"], recipes={}))
-    code, _, err = run_main("--dataset", "digits", "--method", "fm", "--recipe", "fast")
-    assert (code, len(err)) == (2, 1) and "--recipe fast is none of --method fm" in err[0]
 
 
 @pytest.mark.parametrize("run", ["fm"], indirect=True)
@@ -223,8 +187,6 @@ def test_compare_tests_again_what_evaluate_tested_otherwise_and_keeps_other_meth
 
 
 def test_tensorboard_gets_scalars_and_pictures(run_main, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     flags = ["--dataset", "digits", "--method", "fm", "--epochs", "2", "--steps", "2", "--tensorboard"]
     code, _, err = run_main(*flags, "--checkpoint-dir", tmp_path)
     assert (code, err) == (0, [])

@@ -1,21 +1,28 @@
 """One entry adds a method, an encoder, a data set, a schedule, a figure: each is used by the command line alone."""
 
 import json
+import re
+from dataclasses import fields
 
+import pytest
 import torch
+from conftest import ROOT, SHAPE
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
-from data import DATASETS, Dataset
+from command_line import as_flag, show
+from data import DATASETS, Dataset, load_images
 from figures import FIGURES
 from loaders import RawImages
 from main import main
+from models import load
+from models.build import build
 from models.classifier import Classifier
 from models.encoders import ENCODERS
 from models.methods import METHODS, Method
-from models.schedules import SCHEDULES
-from settings import make_parser
+from models.schedules import SCHEDULES, make_alpha_bar
+from settings import Settings
 
 SMALL = ["--dataset", "digits", "--train-size", "64", "--epochs", "1"]
 
@@ -58,13 +65,16 @@ class ToyNet(Classifier):
         return [{"scale": 9.0}]
 
 
-def test_a_method_is_a_network_and_an_entry(tmp_path, monkeypatch):
+def test_a_method_is_a_network_and_an_entry(tmp_path, monkeypatch, run_main):
     toy = Method(ToyNet, "toy", "a toy", settings=("eta", "inference"), epochs={"other": 1}, defaults={"eta": 3.0})
     monkeypatch.setitem(METHODS, "toy", toy)
     config, results = train(tmp_path, "--method", "toy", "--embedding-type", "one-hot")
     assert config["eta"] == 3.0 and config["num_blocks"] is None and results["method"] == "toy"
-    assert main(["--evaluate", "--checkpoint", str(tmp_path / "best_model.pt")]) == 0
-    assert main(["--method", "toy", "--num-blocks", "2"]) == 2  # it has none
+    net = load(tmp_path / "best_model.pt")
+    assert net.eta == 3.0 and net.linear.weight.any() and net(torch.rand(3, *SHAPE)).shape == (3, 10)
+    assert run_main("--evaluate", "--checkpoint", tmp_path / "best_model.pt")[0] == 0
+    code, _, err = run_main(*SMALL, "--method", "toy", "--num-blocks", 2, "--checkpoint-dir", tmp_path / "none")
+    assert (code, err) == (2, ["main.py: error: --num-blocks belongs to --method dt or backprop, not to toy"])
 
 
 class ToyEncoder(nn.Module):
@@ -93,7 +103,7 @@ def test_an_encoder_is_a_module_and_an_entry(tmp_path, monkeypatch):
         assert config["encoder"] == "toy" and {v.item() for k, v in state.items() if k.endswith(".seen")} == {64}
 
 
-def test_a_data_set_is_a_loader_and_an_entry(tmp_path, monkeypatch):
+def test_a_data_set_is_a_loader_and_an_entry(tmp_path, monkeypatch, run_main):
     def load(part, shape=None):
         images = torch.arange(80 * 36).view(80, 6, 6, 1) % (200 if part == "train" else 100)
         return RawImages(images.to(torch.uint8), torch.arange(80) % 4, list("abcd"))
@@ -102,7 +112,8 @@ def test_a_data_set_is_a_loader_and_an_entry(tmp_path, monkeypatch):
     flags = ["--dataset", "toy", "--num-blocks", "1", "--train-size", "40", "--augment"]
     config, results = train(tmp_path, *flags)
     assert config["batch_size"] == 16 and results["test_images"] == 80 and config["epochs"] == 1
-    assert main([*flags, "--data-dir", "x"]) == 2  # it needs none
+    code, _, err = run_main(*flags, "--data-dir", "x", "--checkpoint-dir", tmp_path / "none")
+    assert (code, len(err)) == (2, 1) and "--data-dir belongs to --dataset" in err[0] and "not to toy" in err[0]
 
 
 def test_a_schedule_is_a_function_and_an_entry(tmp_path, monkeypatch):
@@ -118,8 +129,33 @@ def test_a_figure_is_a_function_and_an_entry(tmp_path, monkeypatch):
     assert (tmp_path / "plots" / "toy.png").exists()
 
 
-def test_every_setting_is_a_flag_with_its_default_and_meaning():
-    parser = make_parser()
-    shown = {action.dest: action.help for action in parser._actions if action.dest != "help"}
-    assert shown.keys() == parser.defaults.keys()
-    assert all(" (default: " in text and len(text) > 20 for text in shown.values())
+UNKNOWN = {
+    "method": lambda: build("none", torch.eye(4), image_shape=SHAPE),
+    "encoder": lambda: build("dt", torch.eye(4), image_shape=SHAPE, encoder="none"),
+    "dataset": lambda: load_images("none", "train"),
+    "schedule": lambda: make_alpha_bar("none", 3),
+}
+
+
+@pytest.mark.parametrize("registry", UNKNOWN)
+def test_an_unknown_name_is_a_key_error_and_one_line_at_the_command_line(registry, run_main, tmp_path):
+    with pytest.raises(KeyError, match="none"):
+        UNKNOWN[registry]()
+    code, _, err = run_main(f"--{registry}", "none", "--checkpoint-dir", tmp_path)
+    assert (code, len(err)) == (2, 1) and f"--{registry}: invalid choice: 'none'" in err[0]
+
+
+def test_every_field_of_the_settings_is_in_help_and_on_the_page_of_flags_with_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100000")  # no line is broken
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    entries = re.split(r"\n  (?=--)", capsys.readouterr().out.partition("\ndata:")[2])
+    in_help = {entry.split()[0]: " ".join(entry.split()) for entry in entries if entry.startswith("--")}
+    rows = [line.split("|") for line in (ROOT / "docs" / "flags.md").read_text().splitlines() if "| `--" in line]
+    on_page = {flag.strip(" `"): default.strip() for _, flag, default, *_ in rows}
+    flags = {as_flag(each.name): each for each in fields(Settings)}
+    assert in_help.keys() == on_page.keys() == flags.keys()
+    for flag, each in flags.items():
+        shown = each.metadata["shown"]
+        default = (shown() if callable(shown) else shown) or show(getattr(Settings(), each.name))
+        assert f"(default: {default})" in in_help[flag] and on_page[flag] == default

@@ -2,23 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
+from pictures import make_folder
 from test_main import LAST_LINE
 
 
-def write_set(root, classes, per_class, size=(8, 8), test_per_class=1):
-    """Images (W, H) of random pixels, for --dataset folder."""
-    draw = np.random.default_rng(0)
-    for part, count in (("train", per_class), ("test", test_per_class)):
-        for y in range(classes):
-            folder = root / part / f"class{y:04}"
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.integers(256, size=(size[1], size[0]), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
+def write_set(root, classes, per_class, size=(8, 8)):
+    return make_folder(root, [per_class] * classes, [f"class{y:04}" for y in range(classes)], size, "L")
 
 
 def train(run_main, root, *flags):

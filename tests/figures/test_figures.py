@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from errors import UserError
 from figures import FIGURES
 from figures.training import training_curves
 from runs.reader import RunFiles, read_run
@@ -15,8 +17,7 @@ OTHERS = {"prototypes", "learned_schedule", "inference_steps"}  # of other runs:
 
 
 def test_a_training_draws_all_pictures(digits_run):
-    drawn = {path.stem for path in (digits_run / "plots").glob("*.png")}
-    assert drawn == NAMES - OTHERS
+    assert {path.stem for path in (digits_run / "plots").glob("*.png")} == NAMES - OTHERS
 
 
 def test_a_copied_run_is_drawn_without_data_and_without_models(digits_run, tmp_path, capsys):
@@ -47,20 +48,10 @@ def test_curves_of_fifty_blocks_without_validation(digits_run):
 def test_a_test_after_every_epoch_has_its_curve(digits_run):
     run = read_run(digits_run)
     rows = [{**row, "test_accuracy": 50 + row["epoch"]} for row in run.history]
-    curves = {
-        line.get_label(): list(line.get_ydata()) for line in training_curves(run._replace(history=rows)).axes[2].lines
-    }
+    lines = training_curves(run._replace(history=rows)).axes[2].lines
+    curves = {line.get_label(): list(line.get_ydata()) for line in lines}
     assert curves["test images"] == [50 + row["epoch"] for row in run.history]
     assert "test images" not in [line.get_label() for line in training_curves(run).axes[2].lines]
-
-
-@pytest.mark.parametrize("content", [None, "{ half"])
-def test_what_is_no_run_gets_one_line(tmp_path, capsys, content):
-    if content:
-        (tmp_path / "config.json").write_text(content)
-    assert main([str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and len(captured.err.splitlines()) == 1
 
 
 def made_run(accuracies, patience=0, **results):
@@ -111,3 +102,18 @@ def test_an_error_in_drawing_is_no_damaged_file_and_shows_itself(digits_run, mon
     monkeypatch.setitem(FIGURES, "training_curves", lambda run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([str(digits_run)])
+
+
+@pytest.mark.parametrize("odd", [None, np.array("x"), np.zeros((2, 2)), np.nan], ids=["none", "a word", "2x2", "nan"])
+def test_an_array_that_is_missing_or_odd_is_told_before_anything_is_drawn(digits_run, tmp_path, odd):
+    """Whatever read_run lets pass is drawn."""
+    (tmp_path / "logs").mkdir()
+    shutil.copy(digits_run / "config.json", tmp_path)
+    examples = dict(np.load(digits_run / "logs" / "examples.npz"))
+    for name, array in examples.items():
+        if odd is np.nan and array.dtype.kind != "f" or array.dtype.kind == "U" and np.shape(odd) == array.shape:
+            continue  # it has no nan; or any word will do
+        changed = {} if odd is None else {name: np.full_like(array, odd) if odd is np.nan else odd}
+        np.savez(tmp_path / "logs" / "examples.npz", **{k: v for k, v in examples.items() if k != name} | changed)
+        with pytest.raises(UserError, match=rf"examples.npz is damaged \(.*\b{name}\b"):
+            read_run(tmp_path)

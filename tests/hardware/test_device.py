@@ -115,13 +115,3 @@ def test_a_run_that_goes_on_on_another_device_says_that_it_draws_new_noise(digit
     streams.load_state_dict(moved(content)["streams"])
     assert torch.equal(streams.get("order", device="cpu").get_state(), content["streams"]["states"]["order/0"][1])
     assert torch.equal(streams.get("noise", 1).get_state(), Streams(0).get("noise", 1).get_state())
-
-
-def test_a_merge_of_parts_from_cpu_and_cuda_says_so(run_main, tmp_path):
-    flags = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", 2, "--epochs", 1]
-    for t in (1, 2):
-        assert run_main(*flags, "--blocks", t, "--checkpoint-dir", tmp_path / str(t))[0] == 0
-    parts = [tmp_path / str(t) / "last.pt" for t in (1, 2)]
-    save_checkpoint(parts[1], moved(load_checkpoint(parts[1])))
-    code, out, _ = run_main("--merge", *parts, "--checkpoint-dir", tmp_path / "merged")
-    assert code == 0 and any("trained on cpu and cuda" in line for line in out)

@@ -1,16 +1,19 @@
 """models as a library: a checkpoint loaded, used on images, and what it refuses."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SHAPE
 from PIL import Image
 
 from errors import UserError
 from main import main
-from models import load
+from models import AdjointNet, BackpropNet, ImageInfo, NoPropNetCT, NoPropNetDT, NoPropNetFM, load
 from runs.convert import main as convert
 
 
@@ -25,16 +28,54 @@ def pictures(tmp_path_factory):
     return files, torch.from_numpy(pixels).unsqueeze(1)
 
 
-def test_predict_answers_as_the_command_line_does(digits_run, pictures, run_main):
+@pytest.mark.parametrize("scale", [1, 255])
+def test_predict_answers_as_the_command_line_does(digits_run, pictures, run_main, scale):
     files, images = pictures
     net = load(digits_run / "best_model.pt")
-    classes, p = net.predict(images)
+    classes, p = net.predict(images if scale == 1 else images.float() / scale)
     assert torch.equal(p.argmax(dim=1), classes) and torch.allclose(p.sum(dim=1), torch.ones(4))
     out = run_main("--predict", *files, "--checkpoint", digits_run / "best_model.pt")[1]
-    # the command line takes one image at a time, and alone an image draws other noise than beside others
-    alone = torch.cat([net.predict(image[None])[1] for image in images])
-    expected = [[net.info.classes[q.argmax()], f"{100 * q.max():.2f} %"] for q in alone]
-    assert [line.split("\t")[1:] for line in out] == expected
+    lines = [line.split("\t") for line in out]
+    assert [name for _, name, _ in lines] == [net.info.classes[y] for y in classes]
+    printed = [float(sure.removesuffix(" %")) for *_, sure in lines]
+    assert printed == pytest.approx((100 * p.max(dim=1).values).tolist(), abs=0.0051)  # two digits are printed
+
+
+def untrained(network, **how):
+    """Return a network of 4 classes that knows the statistics of images, with a class head that tells z apart."""
+    torch.manual_seed(0)
+    net = network(SHAPE, torch.eye(4))
+    torch.nn.init.normal_(net.theta_out.weight)
+    net.info, net.inference = ImageInfo(list("abcd"), SHAPE, [127.5], [64.0]), {"runs": 2, "how": how}
+    return net
+
+
+NETWORKS = {
+    "dt": (NoPropNetDT, {}),
+    "ancestral": (NoPropNetCT, {"steps": 5}),
+    "ode": (NoPropNetCT, {"steps": 5, "sampler": "ode", "solver": "heun"}),
+    "fm": (NoPropNetFM, {"steps": 5}),
+    "backprop": (BackpropNet, {}),
+    "adjoint": (AdjointNet, {"steps": 5}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_answer_does_not_depend_on_the_other_images(name):
+    network, how = NETWORKS[name]
+    net, images = untrained(network, **how), torch.rand(6, *SHAPE)
+    together = net(images)
+    alone = torch.cat([net(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(net(images.flip(0)), together.flip(0), rtol=1e-4, atol=1e-6)
+    assert (net.predict(images, seed=1)[1] - together).abs().max() > 1e-3  # other noise, another answer
+
+
+def test_another_number_of_steps_keeps_the_sampler_and_the_solver_of_the_checkpoint():
+    net, images = untrained(NoPropNetCT, sampler="ode", solver="heun", steps=20), torch.rand(2, *SHAPE)
+    expected = net.predict(images, sampler="ode", solver="heun", steps=5)[1]
+    assert torch.equal(net.predict(images, steps=5)[1], expected)
+    assert not torch.equal(net.predict(images, sampler="ancestral", steps=5)[1], expected)
 
 
 def test_floats_are_bytes_divided_by_255_and_a_call_gives_the_probabilities(digits_run, pictures):
@@ -46,13 +87,20 @@ def test_floats_are_bytes_divided_by_255_and_a_call_gives_the_probabilities(digi
 def test_the_path_is_there_to_be_looked_at(digits_run):
     net = load(digits_run / "best_model.pt")
     path = list(net.denoise(torch.randn(2, 1, 8, 8), [None] * 3))
-    assert [z.shape for z, _ in path] == [(3, 2, 10)] * 4 and not path[-1][0].requires_grad
+    assert [z.shape for z, _ in path] == [weights.shape for _, weights in path] == [(3, 2, 10)] * 4
+    assert torch.is_grad_enabled() and not any(part.requires_grad for step in path for part in step)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (1, 8, 8), (2, 3, 8, 8)])
 def test_images_of_another_shape_are_refused(digits_run, shape):
     with pytest.raises(ValueError, match=r"must be \(N, 1, 8, 8\)"):
         load(digits_run / "best_model.pt").predict(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_images_of_another_type_are_refused(digits_run, dtype):
+    with pytest.raises(ValueError, match=r"uint8, or floats in \[0, 1\]"):
+        load(digits_run / "best_model.pt").predict(torch.ones(2, 1, 8, 8, dtype=dtype))
 
 
 def older(path, run):
@@ -64,11 +112,15 @@ def older(path, run):
     return path
 
 
-def test_an_older_checkpoint_names_the_command_that_converts_it(digits_run, tmp_path, capsys):
+def test_an_older_checkpoint_names_the_command_that_converts_it(digits_run, tmp_path):
     old, new = older(tmp_path / "old.pt", digits_run), tmp_path / "new.pt"
-    with pytest.raises(UserError, match=f"python -m runs.convert {old} NEW.pt"):
+    with pytest.raises(UserError) as refusal:
         load(old)
-    assert convert([str(old), str(new)]) == 0 and str(new) in capsys.readouterr().out
+    line = str(refusal.value)
+    assert "\n" not in line and line.endswith(f": convert it with python -m runs.convert {old} NEW.pt")
+    _, *words = shlex.split(line.partition("convert it with ")[2].replace("NEW.pt", str(new)))
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"written: {new}\n", "")
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(load(new)(images), load(digits_run / "best_model.pt")(images))
     assert convert([str(old)]) == 2 and convert([str(tmp_path / "none.pt"), str(new)]) == 2
@@ -92,8 +144,9 @@ def test_a_part_is_refused(tmp_path):
 
 
 def test_the_notebook_of_the_readme_runs(digits_run, tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert "from models import load" in code and len(code.strip().splitlines()) <= 7
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "from models import load" in block]
+    assert "checkpoints_run/best_model.pt" in code and len(code.strip().splitlines()) <= 7
     (tmp_path / "checkpoints_run").symlink_to(digits_run)
     monkeypatch.chdir(tmp_path)
     exec(code, {})

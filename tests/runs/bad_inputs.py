@@ -42,16 +42,8 @@ FLAGS = {
     "fraction over 1": Case(train("--val-fraction", "1.5"), "--val-fraction"),
     "clip upside down": Case(train("--alpha-bar-clip", "0.9", "0.1"), "--alpha-bar-clip"),
     "dim of one-hot": Case(train(*ONE_HOT, "--embedding-dim", "5"), "--embedding-dim"),
-    "init of one-hot": Case(train(*ONE_HOT, "--embedding-init", "random"), "--embedding-init"),
-    "prototype start of vectors": Case(train("--embedding-init", "prototype"), "--embedding-init"),
-    "size of digits": Case(train("--image-size", "16"), "--image-size"),
-    "sigma of softmax": Case(train("--posterior-sigma", "2"), "--posterior-sigma"),
     "runs without noise": Case(train("--inference", "deterministic", "--eval-runs", "3"), "--eval-runs"),
     "a billion runs": Case(train("--eval-runs", "1000000000"), "--eval-runs"),
-    "patience without validation": Case(
-        train("--val-fraction", "0", "--early-stopping-patience", "3"), "--val-fraction"
-    ),
-    "warm-up beyond the end": Case(train("--warmup-epochs", "2"), "--warmup-epochs"),
     "offload on the CPU": Case(train("--device", "cpu", "--offload-blocks"), "--offload-blocks"),
     "unknown device": Case(train("--device", "toaster"), "toaster"),
     "no such GPU": Case(train("--device", "cuda:99"), "cuda:99"),
@@ -212,7 +204,7 @@ PARTS = {
 
 
 def print_table() -> None:
-    """In Markdown."""
+    """Print it in Markdown."""
     print("# Bad inputs\n\nEach ends with exit code 2 and this line on stderr (by python tests/runs/bad_inputs.py).")
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "RUN"

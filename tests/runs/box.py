@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 import struct
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,9 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 
 MARKER = "code was run"
 # The end of a zip file as torch.save writes it: zip64 record, its locator, end of central directory.
@@ -48,7 +44,7 @@ class Box:
         return path
 
     def changed(self, change: Callable[[dict], object], last: bool = False) -> Path:
-        """A checkpoint whose content was changed."""
+        """Save a checkpoint whose content is changed."""
         content = torch.load(self.last if last else self.model, weights_only=True)
         change(content)
         return self.saved(content)
@@ -59,7 +55,7 @@ class Box:
         return path
 
     def written(self, pickle: bytes, members: dict[str, bytes] | None = None) -> Path:
-        """A file of torch's format whose pickle, and more, is given byte by byte."""
+        """Write a file of torch's format whose pickle, and more, is given byte by byte."""
         path = self.folder / "stranger.pt"
         writer = torch._C.PyTorchFileWriter(str(path))
         for name, content in {"data.pkl": pickle, **(members or {})}.items():
@@ -68,7 +64,7 @@ class Box:
         return path
 
     def zipped(self, edit: Callable[[zipfile.ZipFile], object]) -> Path:
-        """A zip file of Python's that ends as one of torch's does."""
+        """Write a zip file of Python's that ends as one of torch's does."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             edit(archive)
@@ -80,7 +76,7 @@ class Box:
         return self.file("stranger.pt", data + end)
 
     def run_copy(self, name: str, content: bytes | str) -> list:
-        """The run without its checkpoints, one of its files replaced."""
+        """Copy the run without its checkpoints, one of its files replaced."""
         copy = self.folder / "copy"
         shutil.copytree(self.run, copy, ignore=shutil.ignore_patterns("*.pt", "plots"))
         self.file(f"copy/{name}", content)
@@ -99,7 +95,7 @@ class Box:
         return self.run_copy("logs/examples.npz", buffer.getvalue())
 
     def image(self, name: str, image: Image.Image | bytes, **how) -> list:
-        """A call that predicts an image file."""
+        """Return a call that predicts an image file."""
         path = self.file(name)
         if isinstance(image, bytes):
             path.write_bytes(image)
@@ -111,7 +107,7 @@ class Box:
         return ["--predict", *paths, "--checkpoint", self.model]
 
     def data(self, *flags) -> list:
-        """Two classes of two images each."""
+        """Write two classes of two images each, and return a call that trains on them."""
         for part in ("train", "test"):
             for name, colour in (("cat", "navy"), ("dog", "red")):
                 (self.folder / "data" / part / name).mkdir(parents=True, exist_ok=True)
@@ -121,7 +117,7 @@ class Box:
         return ["--dataset", "folder", "--val-fraction", 0, *where, *flags]
 
     def compared(self, name: str, content: str) -> list:
-        """A call of --compare in a folder where dt is done."""
+        """Return a call of --compare in a folder where dt is done."""
         shutil.copytree(self.run / "logs", self.folder / "compare" / "dt" / "logs")
         for file in ("config.json", "results.json"):
             shutil.copy(self.run / file, self.folder / "compare" / "dt")
@@ -130,7 +126,7 @@ class Box:
 
 
 class Runs:
-    """Pickled it becomes a call of a function."""
+    """Become a call of a function when pickled."""
 
     def __init__(self, function: Callable, *arguments):
         self.call = function, arguments
@@ -148,7 +144,7 @@ def resume(path: Path) -> list:
 
 
 def png(width: int, height: int) -> bytes:
-    """A small PNG file that says it is so large."""
+    """Return a small PNG file that says it is so large."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -4,15 +4,13 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 
 import pytest
 import soak
 import torch
-from conftest import ROOT, start_main
+from conftest import start, start_main, train
 from faults import check_failing_saves
-from helpers import differences, make_trainer, train
+from helpers import differences, make_trainer
 
 from errors import UserError
 from evaluate import Evaluator
@@ -27,10 +25,11 @@ SMALL += ["--save-every-minutes", "0"]
 
 
 def signal_after(trainer, steps):
-    """As a signal that arrives in the midst of that step of this process."""
+    """Let a signal arrive in the midst of that step of this process, which must be its last."""
     step, done = trainer.updates.step, []
 
     def counted(*args):
+        assert len(done) < steps
         losses = step(*args)
         done.append(1)
         if len(done) == steps:
@@ -41,7 +40,7 @@ def signal_after(trainer, steps):
 
 
 def finish_with_stops(run, flags, steps):
-    """Train, stopped after so many steps each time and continued by a new trainer; how often it was stopped."""
+    """Train, stopped after so many steps each time and continued by a new trainer; returns how often it was stopped."""
     for stopped in range(100):
         content = load_checkpoint(run / "last.pt") if stopped else None
         trainer = make_trainer(run, *flags, content=content)
@@ -162,22 +161,16 @@ def test_a_last_pt_that_does_not_load_falls_back_to_the_one_before(tmp_path):
 
 
 def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_in_the_way(tmp_path):
-    code = "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-    code += "from runs.folder import open_run_folder\n"
-    code += "with open_run_folder(Path(sys.argv[2])): print('in', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from runs.folder import open_run_folder\n"
+    code += "with open_run_folder(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / ".examples.npz.tmp").write_text("of one that died")
     (tmp_path / ".mine.tmp").write_text("not ours")
-    process = subprocess.Popen([sys.executable, "-c", code, ROOT, tmp_path], stdout=subprocess.PIPE, text=True)
-    try:
+    with start("-c", code, tmp_path) as process:
         assert process.stdout.readline() == "in\n" and [path.name for path in tmp_path.rglob("*.tmp")] == [".mine.tmp"]
-        with (
-            pytest.raises(UserError, match="another process works in the run folder .*--checkpoint-dir"),
-            open_run_folder(tmp_path),
-        ):
+        refused = pytest.raises(UserError, match="another process works in the run folder .*--checkpoint-dir")
+        with refused, open_run_folder(tmp_path):
             pass
-    finally:
-        process.kill()
     process.wait()
     with open_run_folder(tmp_path):
         pass
@@ -186,14 +179,11 @@ def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_i
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
 def test_a_stop_within_an_epoch_saves_and_names_the_command_that_goes_on(run_main, tmp_path, number, code):
-    process = start_main(tmp_path, *SMALL[:-2], "--epochs", 500)
-    try:
+    with start_main(tmp_path, *SMALL[:-2], "--epochs", 500) as process:
         while not process.stdout.readline().startswith("epoch"):
             assert process.poll() is None
         process.send_signal(number)
         err = process.communicate(timeout=60)[1].splitlines()
-    finally:
-        process.kill()
     assert (process.returncode, len(err)) == (code, 1)
     content = load_checkpoint(tmp_path / "last.pt")
     partial = content["partial"]
@@ -217,14 +207,16 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 @pytest.mark.usefixtures("without_pictures")
 def test_going_on_from_an_earlier_checkpoint_sets_what_is_later_aside(run_main, tmp_path):
-    assert run_main(*SMALL, "--epochs", 3, "--save-every", 1, "--checkpoint-dir", tmp_path)[0] == 0
-    kept = (tmp_path / "last.pt").read_bytes()
-    code, out, _ = run_main("--checkpoint", tmp_path / "checkpoint_epoch_1.pt", "--epochs", 2)
-    assert code == 0 and "what is later than checkpoint_epoch_1.pt" in out[0] and "previous-1" in out[0]
-    aside = tmp_path / "previous-1"
-    assert (aside / "last.pt").read_bytes() == kept
-    assert {path.name for path in aside.glob("checkpoint_*.pt")} == {"checkpoint_epoch_2.pt", "checkpoint_epoch_3.pt"}
-    assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 2 and (tmp_path / "checkpoint_epoch_1.pt").exists()
+    train(tmp_path, *SMALL, "--epochs", 3, "--save-every", 1)
+    kept = load_checkpoint(tmp_path / "last.pt")
+    code, out, _ = run_main("--checkpoint", tmp_path / "checkpoint_epoch_2.pt")
+    (told,) = [line for line in out if line.startswith("what is later than checkpoint_epoch_2.pt")]
+    assert code == 0 and told.endswith("previous-1")
+    aside, epochs = tmp_path / "previous-1", "checkpoint_epoch_*.pt"
+    assert [path.name for path in aside.glob(epochs)] == ["checkpoint_epoch_3.pt"]
+    assert {path.name for path in tmp_path.glob(epochs)} == {f"checkpoint_epoch_{n}.pt" for n in (1, 2, 3)}
+    assert differences(load_checkpoint(aside / "last.pt"), kept) == []
+    assert differences(load_checkpoint(tmp_path / "last.pt"), kept) == []
 
 
 @pytest.mark.parametrize("broken", ["make_alpha_bar", "NoPropNetDT.shared_parameters"])

@@ -1,11 +1,15 @@
 """Input of strangers: every bad input gets its one line and harms nothing; what looks odd and is good works."""
 
 import contextlib
+import warnings
+from collections import OrderedDict
 
 import pytest
 from bad_inputs import PARTS
 from box import MARKER, Box
 from helpers import call
+
+from models import load
 
 MOST_MEMORY = 150e6  # bytes that a bad input may take for a while; the bombs among them would take 500e6 and more
 CASES = {name: case for cases in PARTS.values() for name, case in cases.items()}
@@ -13,7 +17,7 @@ CASES = {name: case for cases in PARTS.values() for name, case in cases.items()}
 
 @contextlib.contextmanager
 def peak_memory_of_this():
-    """A list that gets the bytes by which the peak memory inside is above what was in use before; Linux only."""
+    """Yield a list that gets the bytes by which the peak memory inside is above what was in use before; Linux only."""
     grown = []
     before = _memory("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
@@ -41,10 +45,20 @@ def test_a_bad_input_gets_one_line_exit_code_2_and_harms_nothing(name, digits_ru
     box = Box(tmp_path, digits_run)
     words = CASES[name].make(box)
     files, own = files_of(digits_run), files_of(tmp_path)
-    with peak_memory_of_this() as grown:
+    with peak_memory_of_this() as grown, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")  # they would be further lines on stderr
         code, _, err = call(words)
+    assert not [str(each.message) for each in warned if each.category is not DeprecationWarning]
     assert (code, err.count("\n"), err[-1]) == (2, 1, "\n"), err
     assert CASES[name].words in err and err.strip().isprintable(), err
     assert grown[0] < MOST_MEMORY, grown
     assert files_of(digits_run) == files and own.items() <= files_of(tmp_path).items()
     assert not (tmp_path / MARKER).exists() and not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_torch_notes_beside_the_weights_is_not_looked_at(digits_run, tmp_path):
+    def change(content):
+        content["model"] = OrderedDict(content["model"])
+        content["model"]._metadata = "odd"
+
+    assert load(Box(tmp_path, digits_run).changed(change)).info.image_shape == (1, 8, 8)

@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 from helpers import call
+from pictures import make_folder
 from PIL import Image
-from test_data import make_folder
 
+from data import load_images
 from errors import UserError, printable
 from loaders.image_folder import decode_image, load_folder
 
@@ -20,8 +21,8 @@ ODD_NAMES = [
     "new\nline",
     "tab\tx",
     "\x1b[31mred",
-    os.fsdecode(b"\xff\xfe"),
     "$x^",
+    os.fsdecode(b"\xff\xfe"),
 ]
 
 
@@ -55,6 +56,7 @@ def test_colours_of_other_systems(tmp_path):
     assert np.array_equal(decoded(tmp_path / "clear.png", palette, transparency=9), expected)
     half = Image.merge("LA", [Image.new("L", (8, 8), 55), Image.new("L", (8, 8), 51)])  # a fifth of 55, the rest white
     assert (decoded(tmp_path / "alpha.png", half) == 215).all()
+    assert (decoded(tmp_path / "rgba.png", Image.new("RGBA", (8, 8), (0, 0, 0, 0))) == 255).all()
 
 
 @pytest.mark.parametrize("name, how", [("x.gif", {}), ("x.png", {}), ("x.webp", {"lossless": True}), ("x.tif", {})])
@@ -77,6 +79,41 @@ def test_the_name_does_not_decide_the_format(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "x.png")
     (tmp_path / "x.png").rename(tmp_path / "x.jpg")
     assert np.array_equal(decode_image(str(tmp_path / "x.jpg"), (8, 8))[..., 0], RAMP)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_an_image_of_any_mode_keeps_its_brightness(tmp_path, mode):
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    pixels[:, 4:] = 255
+    if mode == "I;16":
+        image = Image.fromarray(pixels.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels).convert("RGB" if mode in ("P", "CMYK") else mode).convert(mode)
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    image.save(path)
+    decoded = decode_image(str(path), (8, 8)).astype(int)
+    assert np.abs(decoded - pixels[..., None]).max() <= 1
+
+
+def test_folder_has_classes_by_name_and_colour_from_the_data(tmp_path):
+    raw = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "colour", counts=(3, 2))))
+    assert raw.classes == ["cat", "dog"] and raw.labels.tolist() == [0, 0, 0, 1, 1]
+    assert raw.images.shape == (5, 8, 8, 3)
+    with Image.open(tmp_path / "colour" / "train" / "cat" / "0.png") as image:
+        assert np.array_equal(raw.images[0].numpy(), np.asarray(image))
+    grey = load_images("folder", "train", data_dir=str(make_folder(tmp_path / "grey", mode="L")))
+    assert grey.images.shape == (6, 8, 8, 1)
+
+
+def test_folder_sizes(tmp_path):
+    root = make_folder(tmp_path, size=(40, 20))
+    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (20, 40)
+    assert load_images("folder", "train", data_dir=str(root), image_size=16).images.shape[1:3] == (16, 16)
+    assert load_images("folder", "test", data_dir=str(root), shape=(1, 9, 7)).images.shape[1:] == (9, 7, 1)
+    Image.new("RGB", (12, 5)).save(root / "train" / "cat" / "odd.png")
+    assert load_images("folder", "train", data_dir=str(root)).images.shape[1:3] == (32, 32)
+    large = make_folder(tmp_path / "large", size=(100, 100))
+    assert load_images("folder", "train", data_dir=str(large)).images.shape[1:3] == (32, 32)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, AssertionError, IndexError, RecursionError])

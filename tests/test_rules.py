@@ -1,0 +1,186 @@
+"""Which flags there are, which go together, what depends on what, and which may differ from a checkpoint."""
+
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+from errors import UserError
+from models.methods import METHODS
+from rules import adopt, describe_flags, parse, settle, take_embedding_settings
+from settings import make_parser
+
+SPEC_FLAGS = """--method --dataset --data-dir --embedding-type --embedding-dim --embedding-init --class-probability
+    --schedule --num-blocks --eta --block-order --batch-size --epochs --lr --weight-decay --warmup-epochs
+    --lr-scheduler-patience --early-stopping-patience --save-every --val-fraction --eval-runs --readout --seed
+    --checkpoint-dir --checkpoint --evaluate --predict --device --no-cuda --amp --compile --inference --steps-report
+    --image-size --augment"""
+
+
+def settled(flags):
+    """Return the settings of flags in one string, and the names of those that were given."""
+    s, given = parse(flags.split())
+    return settle(s, given), given
+
+
+def test_help_shows_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        make_parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and " ".join(text.split()).count("(default:") == len(make_parser().defaults)
+    assert set(SPEC_FLAGS.split()) <= {word.strip("[],") for word in text.split()}
+
+
+def test_the_page_of_flags_is_made_from_the_settings():
+    assert (ROOT / "docs" / "flags.md").read_text() == describe_flags(make_parser())  # make docs
+
+
+TOGETHER = {
+    "--method ct --num-blocks 3": "--num-blocks belongs to --method dt or backprop, not to ct",
+    "--method fm --eta 1": "--eta belongs",
+    "--method dt --flow-sigma 1": "--flow-sigma belongs",
+    "--method backprop --steps 5": "--steps belongs",
+    "--method backprop --blocks 1": "--blocks belongs",
+    "--method fm --solver rk4": "'rk4' is none of",
+    "--image-size 16": "--image-size belongs to --dataset folder, not to cifar10",
+    "--dataset digits --data-dir x": "--data-dir belongs",
+    "--blocks 11": "--blocks goes beyond --num-blocks 10",
+    "--blocks 1": "--blocks needs fixed embeddings",
+    "--blocks 1 --embedding-type one-hot --lr-schedule plateau": "--lr-schedule looks at the accuracy",
+    "--blocks 1 --embedding-type one-hot --lr-scheduler-patience 2": "--lr-scheduler-patience looks at",
+    "--blocks 1 --embedding-type one-hot --early-stopping-patience 2": "--early-stopping-patience looks at",
+    "--blocks 1 --embedding-type one-hot --steps-report": "--steps-report looks at",
+    "--blocks 1 --embedding-type one-hot --test-every-epoch": "--test-every-epoch looks at",
+    "--embedding-from x.pt --embedding-init random": "--embedding-init makes no sense with --embedding-from",
+    "--embedding-type one-hot --embedding-dim 5": "--embedding-dim belongs to --embedding-type learned",
+    "--embedding-type one-hot --embedding-init random": "--embedding-init makes no sense with one-hot",
+    "--embedding-init prototype": "--embedding-init prototype belongs to --embedding-type prototype",
+    "--posterior-sigma 2": "--posterior-sigma belongs to --class-probability posterior",
+    "--alpha-bar-clip 0.5 0.5": "--alpha-bar-clip needs 0 < LOW < HIGH < 1",
+    "--alpha-bar-clip 0.5 1": "--alpha-bar-clip needs 0 < LOW < HIGH < 1",
+    "--lr-schedule cosine --lr-scheduler-patience 2": "--lr-scheduler-patience belongs to --lr-schedule plateau",
+    "--lr-schedule plateau --lr-scheduler-patience 0": "--lr-schedule plateau needs --lr-scheduler-patience",
+    "--lr-schedule plateau --val-fraction 0": "--lr-schedule plateau needs validation images",
+    "--lr-scheduler-patience 2 --val-fraction 0": "--lr-scheduler-patience needs validation images",
+    "--early-stopping-patience 2 --val-fraction 0": "--early-stopping-patience needs validation images",
+    "--recipe fast --epochs 1": "--epochs 1 leaves none for the learning rate to fall",
+    "--lr-schedule cosine --warmup-epochs 150": "--warmup-epochs leaves no epoch of 150",
+    "--warmup-epochs 151": "--warmup-epochs exceeds --epochs 150",
+    "--no-cuda --device cuda:1": "--no-cuda contradicts --device cuda",
+    "--offload-blocks --compile": "--offload-blocks does not go with --compile",
+    "--evaluate --checkpoint x.pt --tensorboard": "--tensorboard makes no sense with --evaluate",
+    "--inference deterministic --eval-runs 2": "--eval-runs above 1 makes no sense",
+    "--method ct --solver heun": "--solver needs --sampler ode too",
+    "--method fm --solver dopri5 --steps 5": "--steps makes no sense with --solver dopri5",
+    "--method ct --sampler ode --solver dopri5 --steps 5": "--steps makes no sense with --solver dopri5",
+    "--method adjoint --steps 5,10": "--steps can be a list for --evaluate only",
+    "--compare dt,transformer": "'transformer' is none of",
+    "--compare dt,ct --method dt": "--method makes no sense with --compare",
+    "--compare dt,ct --evaluate": "--evaluate and --compare are different things",
+    "--merge a.pt --seed 1": "--seed makes no sense with --merge",
+    "--predict a.png --checkpoint x.pt --steps-report": "--steps-report makes no sense with --predict",
+    "--predict a.png": "--predict needs --checkpoint",
+}
+
+
+@pytest.mark.parametrize("flags", TOGETHER)
+def test_flags_that_do_not_go_together_are_refused_in_words(flags):
+    with pytest.raises(UserError) as refused:
+        settled(flags)
+    assert TOGETHER[flags] in str(refused.value)
+
+
+def test_what_was_not_given_is_no_reason_to_refuse():
+    s, _ = settled("--method fm --solver dopri5")
+    assert s.steps == [1000] and s.num_blocks is None
+    assert settled("--embedding-type one-hot")[0].embedding_dim == 20
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("", {"epochs": 150, "eta": 0.1, "batch_size": 128, "eval_runs": 5, "readout": "sample"}),
+        ("--dataset digits --method ct", {"epochs": 50, "eta": 1.0, "batch_size": 32, "sampler": ["ancestral"]}),
+        ("--dataset mnist --method adjoint", {"epochs": 2, "eta": None, "inference": None}),
+        ("--inference deterministic", {"eval_runs": 1}),
+        ("--embedding-type prototype", {"embedding_init": "prototype"}),
+        ("--lr-scheduler-patience 3", {"lr_schedule": "plateau", "lr_scheduler_patience": 3}),
+        ("--lr-schedule plateau", {"lr_schedule": "plateau", "lr_scheduler_patience": 5}),
+        ("--predict a.png --checkpoint x.pt", {"readout": "mean"}),
+        ("--recipe fast --lr 0.5", {"epochs": 16, "lr": 0.5, "lr_schedule": "cosine", "warmup_epochs": 1}),
+    ],
+)
+def test_defaults_depend_on_method_data_and_other_flags(flags, expected):
+    s, _ = settled(flags)
+    assert {name: getattr(s, name) for name in expected} == expected
+
+
+def test_a_recipe_that_a_method_lacks_is_one_line(run_main, monkeypatch):
+    monkeypatch.setitem(METHODS, "fm", replace(METHODS["fm"], recipes={}))
+    code, _, err = run_main("--dataset", "digits", "--method", "fm", "--recipe", "fast")
+    assert (code, len(err)) == (2, 1) and "--recipe fast is none of --method fm" in err[0]
+
+
+USE = {
+    "resume": "--checkpoint x.pt",
+    "evaluate": "--evaluate --checkpoint x.pt",
+    "predict": "--predict a --checkpoint x",
+}
+
+
+def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
+    return adopt(*parse(f"{USE[use]} {flags}".split()), settled(trained)[0].as_dict())
+
+
+@pytest.mark.parametrize(
+    "use, flags, name, value",
+    [
+        ("resume", "--epochs 99", "epochs", 99),
+        ("resume", "--early-stopping-patience 3", "early_stopping_patience", 3),
+        ("resume", "--num-blocks 10 --compile", "compile", True),  # the first is as the checkpoint says
+        ("evaluate", "--eval-runs 9", "eval_runs", 9),
+        ("evaluate", "--inference deterministic", "eval_runs", 1),
+        ("evaluate", "", "embedding_type", "one-hot"),
+        ("predict", "", "readout", "mean"),
+        ("predict", "--seed 4", "seed", 4),
+    ],
+)
+def test_a_checkpoint_gives_the_settings_and_some_flags_may_differ(use, flags, name, value):
+    assert getattr(adopted(use, flags), name) == value
+
+
+@pytest.mark.parametrize(
+    "use, flags, words",
+    [
+        (
+            "resume",
+            "--seed 1",
+            "--seed 1 contradicts the checkpoint, which has 0: leave the flag out or start a new run",
+        ),
+        ("resume", "--eval-runs 9", "--eval-runs 9 contradicts"),
+        ("evaluate", "--lr 0.5", "--lr 0.5 contradicts the checkpoint, which has 0.001: leave the flag out"),
+        ("evaluate", "--epochs 3", "--epochs 3 contradicts"),
+        ("evaluate", "--flow-sigma 1", "--flow-sigma belongs to --method fm, not to dt"),
+        ("predict", "--blocks 2", "--blocks 2 contradicts the checkpoint, which has all"),
+    ],
+)
+def test_a_flag_that_contradicts_the_checkpoint_is_refused(use, flags, words):
+    with pytest.raises(UserError) as refused:
+        adopted(use, flags)
+    assert words in str(refused.value)
+
+
+def test_a_learning_rate_that_falls_to_zero_at_the_last_epoch_allows_no_other_one():
+    trained = "--dataset digits --lr-schedule cosine --epochs 9"
+    assert adopted("resume", "--epochs 9", trained).epochs == 9
+    with pytest.raises(UserError, match="--epochs 10 contradicts the checkpoint: its learning rate falls to zero at"):
+        adopted("resume", "--epochs 10", trained)
+
+
+def test_embeddings_of_a_checkpoint_bring_their_settings():
+    s, given = parse(["--embedding-from", "x.pt"])
+    config = settled("--class-probability posterior --posterior-sigma 2 --embedding-dim 7")[0].as_dict()
+    taken = take_embedding_settings(s, given, config)
+    assert (taken.class_probability, taken.posterior_sigma, taken.embedding_dim) == ("posterior", 2.0, 7)
+    with pytest.raises(UserError, match="--embedding-dim contradicts --embedding-from, which has 7"):
+        take_embedding_settings(replace(s, embedding_dim=8), given | {"embedding_dim"}, config)
