@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from data import DATASETS, Batches, Split, TrainingData, load_images, require_same, training_data
+from data import Batches, Split, TrainingData, load_images, require_same, training_data
 from errors import UserError, reading
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch
 from hardware.device import compile_networks
@@ -32,7 +32,7 @@ PREPARE_WITH = 5000  # training images that an encoder may see before it is trai
 def load_data(
     s: Settings, checkpoint: dict | None, streams: Streams, processes: OneProcess
 ) -> tuple[TrainingData, Split | None]:
-    """Return the training data, and the test images where the whole model is trained."""
+    """Return the training data, and the images to test on where the whole model is trained."""
     info = ImageInfo(**checkpoint["info"]) if checkpoint else None
     with processes.one_per_machine_first():
         shape = info.image_shape if info else None
@@ -40,7 +40,38 @@ def load_data(
         if info:
             require_same(raw, info, "training")
         data = training_data(raw, s.val_fraction, streams, info, s.train_size)
-        return data, None if s.blocks else load_test(s, data.info)
+        if checkpoint:
+            require_same_images(s.checkpoint, checkpoint, data)
+        if s.blocks:
+            return data, None
+        return data, data.validation if s.eval_split == "val" else load_test(s, data.info)
+
+
+def load_tested(s: Settings, checkpoint: dict) -> Split:
+    """Return the images that --evaluate tests a checkpoint on; the validation split is that of its training."""
+    info = ImageInfo(**checkpoint["info"])
+    if s.eval_split == "test":
+        return load_test(s, info)
+    raw = load_images(s.dataset, "train", data_dir=s.data_dir, shape=info.image_shape)
+    require_same(raw, info, "training")
+    data = training_data(raw, s.val_fraction, Streams(checkpoint["config"]["seed"]), info)
+    require_same_images(s.checkpoint, checkpoint, data)
+    return data.validation
+
+
+def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None:
+    """Raise UserError where the splits are others than those of the training: validation images were trained on."""
+    before = checkpoint.get("images")
+    if before is None:
+        raise UserError(
+            f"{path} is of an older version, which held out other validation images: it can be used and evaluated on "
+            "test images, but not trained on; start a new run"
+        )
+    if before != data.fingerprint:
+        raise UserError(
+            f"the training images are not those that {path} was trained on (some were added, removed or changed), "
+            "so others would be held out: bring those back, or start a new run"
+        )
 
 
 def load_test(s: Settings, info: ImageInfo) -> Split:
@@ -139,7 +170,7 @@ def make_trainer(
 ) -> Trainer:
     """Return a trainer; watched: test images whose accuracy is noted after every epoch, nothing is chosen by it."""
     processes, method = processes or OneProcess(), METHODS[s.method]
-    batches = Batches(data.train, data.info, s.batch_size, streams, s.augment, DATASETS[s.dataset].mirror)
+    batches = Batches(data.train, data.info, s.batch_size, streams, s.augment or ())
     updater = partial(Updater.by_epochs, optimizer=method.optimizer, **s.arguments(Updater.by_epochs))
     if method.blocks_alone:
         own = s.arguments(BlockUpdates.__init__)
@@ -164,7 +195,7 @@ def add_callbacks(
     """Let a trainer show, save and print its run, and stop at signals."""
     processes, info = results.processes, data.info
     constants = {"config": s.as_dict(), "info": asdict(info), "network": s.network(info.image_shape)}
-    constants["inference"] = s.inference_of_model
+    constants |= {"inference": s.inference_of_model, "images": data.fingerprint}
 
     def examples(evaluation: Evaluation, epoch: int) -> None:
         results.write_examples(evaluation, data.validation, "validation", epoch)

@@ -31,7 +31,7 @@ def setting(
 
     Args:
         group: heading in --help.
-        type: makes the value of a word; a default of False makes the flag a switch.
+        type: makes the value of a word; without one a default of False makes the flag a switch.
         shown: the default in words, where it depends on other settings.
         may_change: which of "resume evaluate predict" may set another value than the checkpoint has.
         of_call: the value is that of this command, never that of a checkpoint.
@@ -39,7 +39,7 @@ def setting(
         how: arguments of argparse: choices, nargs, metavar.
     """
     declared = {"group": group, "help": help, "shown": shown, "may_change": may_change.split(), "of_call": of_call}
-    how |= {"action": "store_true"} if default is False else {"type": type} if type else {}
+    how |= {"type": type} if type else {"action": "store_true"} if default is False else {}
     declared |= {"shapes_blocks": shapes_blocks, "how": how}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=declared)
@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
             group.add_argument(
                 as_flag(each.name), help=f"{text} (default: {self.shown(each)})".replace("%", "%%"), **about["how"]
             )
-            if about["how"].get("nargs"):
+            if about["how"].get("nargs", "?") != "?":
                 self.several.add(each.name)
 
     def shown(self, each: Field) -> str:
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
     def words(self, name: str, value: object) -> list[str]:
         """Return the words of a command line that give a setting this value."""
-        if value is True:
+        if value is True or value == []:
             return [as_flag(name)]
         words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
         if name in self.several:
@@ -166,6 +166,12 @@ def one_of(names: Iterable[str]):
         return text
 
     return convert
+
+
+def one_of_these(values: dict[str, object]):
+    """Return an argparse type: the value of one of the words."""
+    word = one_of(values)
+    return lambda text: values[word(text)]
 
 
 def list_of(convert: Callable[[str], object]):

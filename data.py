@@ -3,13 +3,14 @@
 DATASETS lists what there is; a new data set is a loader in loaders/ and an entry here.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from errors import UserError
 from loaders import RawImages
@@ -20,6 +21,8 @@ from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
 
+AUGMENTATIONS = ("crop", "flip")
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -28,23 +31,23 @@ class Dataset:
     Args:
         load: (part, ...) -> RawImages, part "train" or "test"; other arguments with a setting's name get its value, and
             only data sets whose loader has such an argument know the setting. `shape` is that of a checkpoint, or None.
-        mirror: --augment may mirror its images.
+        augment: what a bare --augment does to its images, of AUGMENTATIONS.
         defaults: of settings whose default depends on the data set.
     """
 
     load: Callable[..., RawImages]
-    mirror: bool = True
+    augment: tuple[str, ...] = ("crop", "flip")
     defaults: dict[str, object] = field(default_factory=lambda: {"batch_size": 128})
 
 
 DATASETS = {
     "cifar10": Dataset(torchvision_loader("cifar10", "CIFAR10")),
     "cifar100": Dataset(torchvision_loader("cifar100", "CIFAR100")),
-    "mnist": Dataset(torchvision_loader("mnist", "MNIST"), mirror=False),  # a mirrored digit is another sign
+    "mnist": Dataset(torchvision_loader("mnist", "MNIST"), augment=("crop",)),  # a mirrored digit is another sign
     "fashion-mnist": Dataset(torchvision_loader("fashion-mnist", "FashionMNIST")),
     # few digits: smaller batches make more steps an epoch
-    "digits": Dataset(load_digits, mirror=False, defaults={"batch_size": 32}),
-    "folder": Dataset(load_folder),
+    "digits": Dataset(load_digits, augment=("crop",), defaults={"batch_size": 32}),
+    "folder": Dataset(load_folder, augment=("crop",)),  # who knows whether they may be mirrored
 }
 
 
@@ -82,36 +85,67 @@ class Split:
 
 @dataclass
 class TrainingData:
-    """The training split, the validation split held out of it (may be empty) and what is known of both."""
+    """The training split, the validation split held out of it (may be empty) and what is known of both.
+
+    fingerprint: of all the images and the seed; where it is the same, so are the splits.
+    """
 
     info: ImageInfo
     train: Split
     validation: Split
+    fingerprint: str
 
 
 def training_data(
     raw: RawImages, val_fraction: float, streams: Streams, info: ImageInfo | None = None, train_size: int | None = None
 ) -> TrainingData:
-    """Split off the validation images, by (seed) alone, and move all to the device of the streams.
+    """Split off the validation images, by seed and class, and move all to the device of the streams.
 
     info: of a checkpoint to be continued; its statistics are taken over. train_size: so many of the others, None: all.
     Raises UserError for too few images.
     """
-    count = len(raw.labels)
-    order = torch.randperm(count, generator=streams.fresh("split", device="cpu"))
-    held_out = round(val_fraction * count)
-    if val_fraction > 0 and held_out == 0:
-        raise UserError(f"--val-fraction {val_fraction} of {count} images is none: raise it, or set 0")
-    if count - held_out < 2:
-        raise UserError(f"{count - held_out} training images are too few: batch norm needs two")
-    if train_size is not None and train_size > count - held_out:
-        raise UserError(f"--train-size {train_size} is more than the {count - held_out} training images: lower it")
+    keys = image_keys(raw, streams.seed)
+    held_out, kept = stratified(sorted(range(len(keys)), key=keys.__getitem__), raw.labels.tolist(), val_fraction)
+    if val_fraction > 0 and not held_out:
+        why = "is none: raise it" if val_fraction * len(keys) < 0.5 else "is none, since each class keeps one: add some"
+        raise UserError(f"--val-fraction {val_fraction} of {len(keys)} images {why}, or set 0")
+    if len(kept) < 2:
+        raise UserError(f"{len(kept)} training images are too few: batch norm needs two")
+    if train_size is not None and train_size > len(kept):
+        raise UserError(f"--train-size {train_size} is more than the {len(kept)} training images: lower it")
     whole = Split(raw.images, raw.labels)
-    train, validation = whole.subset(order[held_out:][:train_size]), whole.subset(order[:held_out])
+    train, validation = (whole.subset(torch.tensor(part, dtype=torch.int64)) for part in (kept[:train_size], held_out))
     if info is None:
         height, width, channels = raw.images.shape[1:]
         info = ImageInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))
-    return TrainingData(info, train.to(streams.device), validation.to(streams.device))
+    fingerprint = blake2b(b"".join(sorted(keys)), digest_size=16).hexdigest()
+    return TrainingData(info, train.to(streams.device), validation.to(streams.device), fingerprint)
+
+
+def image_keys(raw: RawImages, seed: int) -> list[bytes]:
+    """Return a key for each image that follows from its pixels, its class and the seed alone; sorted they are mixed."""
+    salt = str(seed).encode()[-16:]
+    rows = zip(raw.images.flatten(1).numpy(), raw.labels.tolist(), strict=True)
+    return [blake2b(image.tobytes() + str(y).encode(), digest_size=16, salt=salt).digest() for image, y in rows]
+
+
+def stratified(order: list[int], labels: list[int], fraction: float) -> tuple[list[int], list[int]]:
+    """Return the images held out, and the others: of every class the first `fraction` in this order.
+
+    Shares are rounded so that their sum is right; every class keeps an image.
+    """
+    counts = Counter(labels)
+    shares = {y: int(fraction * count) for y, count in counts.items()}
+    by_rest = sorted(counts, key=lambda y: (shares[y] - fraction * counts[y], y))
+    for y in by_rest[: round(fraction * len(labels)) - sum(shares.values())]:
+        shares[y] += 1
+    left = {y: min(share, counts[y] - 1) for y, share in shares.items()}
+    held_out, kept = [], []
+    for i in order:
+        takes = left[labels[i]] > 0
+        left[labels[i]] -= takes
+        (held_out if takes else kept).append(i)
+    return held_out, kept
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -153,20 +187,12 @@ class Batches:
     """The batches of every epoch, in an order that the generator of the epoch draws.
 
     Args:
-        augment: whether images are cropped at random, and mirrored where `mirror` says so.
+        augment: what is done to the images, see `augment`.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        info: ImageInfo,
-        batch_size: int,
-        streams: Streams,
-        augment: bool = False,
-        mirror: bool = True,
-    ):
+    def __init__(self, split: Split, info: ImageInfo, batch_size: int, streams: Streams, augment: Collection[str] = ()):
         self.split, self.info, self.batch_size, self.streams = split, info, batch_size, streams
-        self.augment, self.mirror = augment, mirror
+        self.augment = augment
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch; see `indices`."""
@@ -186,25 +212,32 @@ class Batches:
         def images() -> Tensor:
             chosen = self.split.images[indices]
             if self.augment:
-                chosen = augment(chosen, self.streams.fresh(f"augment/{epoch}", number), self.mirror)
+                chosen = augment(chosen, self.streams.fresh(f"augment/{epoch}", number), self.augment)
             return self.info.normalise(chosen)
 
         return Batch(self.split.labels[indices], images)
 
 
-def augment(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
-    """Crop images, padded by an eighth of their side, at random, and mirror some: (B, H, W, C) uint8 -> the same."""
+def augment(images: Tensor, generator: torch.Generator, ways: Collection[str]) -> Tensor:
+    """Return images changed at random: (B, H, W, C) uint8 -> the same.
+
+    ways: `crop` shifts an image by up to an eighth of its side, what is missing is mirrored from inside; `flip` mirrors
+    every second one.
+    """
     batch, height, width, _ = images.shape
-    pad_y, pad_x = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(images, (0, 0, pad_x, pad_x, pad_y, pad_y))
 
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator, device=images.device)
 
-    rows = draw(2 * pad_y + 1) + torch.arange(height, device=images.device)  # (B, H)
-    columns = torch.arange(width, device=images.device).expand(batch, -1)  # (B, W)
-    if mirror:
-        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-    columns = columns + draw(2 * pad_x + 1)
+    def shifted(places: Tensor, size: int) -> Tensor:  # (B, size) -> (B, size)
+        most = max(1, size // 8)
+        places = (places + draw(2 * most + 1) - most).abs()
+        return size - 1 - (size - 1 - places).abs()
+
+    rows, columns = (torch.arange(size, device=images.device).expand(batch, -1) for size in (height, width))
+    if "crop" in ways:
+        rows, columns = shifted(rows, height), shifted(columns, width)
+    if "flip" in ways:
+        columns = torch.where(draw(2) == 1, width - 1 - columns, columns)
     index = torch.arange(batch, device=images.device)[:, None, None]
-    return padded[index, rows[:, :, None], columns[:, None, :]]
+    return images[index, rows[:, :, None], columns[:, None, :]]

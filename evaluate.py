@@ -1,12 +1,13 @@
-"""Accuracy by carrying noise to an answer: R inference runs, read out in three ways, and how far to trust them.
+"""Accuracy by carrying noise to an answer: R inference runs, the readouts, and how far to trust them.
 
 The model sees images only; labels are compared with its finished answers here, outside of it.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from tqdm import tqdm
 from data import Split, TrainingData
 from models.classifier import Classifier
 from models.random_streams import Streams
-from settings import READOUTS
 
 EVAL_BATCH = 500  # images at a time
 EXAMPLES = 24  # images kept for the pictures
@@ -26,30 +26,70 @@ BINS = 15  # of a calibration
 LEAST = 1e-12  # a smaller probability counts as this one in the log-likelihood
 
 
-def joined_answers(probabilities: Tensor) -> dict[str, Tensor]:
-    """Return what the first r runs answer together, r = 1..R: (R, B, m) -> (R, B) for `vote` and for `mean`.
+class Answers(NamedTuple):
+    """What R inference runs say of a batch of images."""
 
-    vote: the most frequent class, ties to the larger mean probability.
+    probabilities: Tensor  # (R, B, m), p(y | z) at the end
+    z: Tensor  # (R, B, d), at the end
+    u_hat: Tensor | None  # (R, B, m), class weights of the blocks' own u_hat, mean over the blocks
+
+
+def ask(
+    model: Classifier,
+    x: Tensor,
+    generators: Sequence[torch.Generator],
+    see: Callable[[int, Tensor, Tensor | None], None] = lambda step, z, weights: None,
+    **how,
+) -> Answers:
+    """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.denoise.
+
+    see: is shown (step, z, class weights of u_hat or None) on the way.
     """
-    runs, _, m = probabilities.shape
-    votes = F.one_hot(probabilities.argmax(dim=2), m).cumsum(dim=0)
-    count = torch.arange(1, runs + 1, device=probabilities.device).view(-1, 1, 1)
-    mean = probabilities.cumsum(dim=0) / count
-    return {"vote": (votes + mean / 2).argmax(dim=2), "mean": mean.argmax(dim=2)}
+    path = model.denoise(x, generators, **how)
+    next(path)  # z_0, mere noise
+    total: Tensor | float = 0.0
+    for step, (z, weights) in enumerate(path):
+        see(step, z, weights)
+        total = None if weights is None else total + weights
+    with torch.no_grad():
+        return Answers(model.log_prob(z).exp(), z, None if total is None else total / (step + 1))
 
 
-def answer(probabilities: Tensor, readout: str) -> tuple[int, float]:
-    """Return the class y of one image by R runs (R, m), and how sure it is, a number of at most 1.
+def running_mean(values: Tensor) -> Tensor:
+    """Return the mean of the first r, r = 1..R: (R, ...) -> the same."""
+    count = torch.arange(1, len(values) + 1, device=values.device).view(-1, *[1] * (values.ndim - 1))
+    return values.cumsum(dim=0) / count
 
-    That is y's probability in the first run for sample, its share of the votes for vote, its mean probability for mean.
+
+def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
+    """Return what the first r runs together say, r = 1..R: (R, B, m), of which the largest counts.
+
+    Probabilities, but for `vote`, the number of votes (ties go to the larger mean probability).
+    ensemble and mean-z average answers of networks that see the image: the paper's readout is `sample`.
     """
-    if readout == "sample":
-        probabilities = probabilities[:1]
-        y = probabilities[0].argmax().item()
-    else:
-        y = joined_answers(probabilities.unsqueeze(1))[readout][-1].item()
-    sure = probabilities.argmax(dim=1) == y if readout == "vote" else probabilities[:, y]
-    return y, sure.float().mean().item()
+    if readout == "vote":
+        p = answers.probabilities
+        return F.one_hot(p.argmax(dim=2), p.shape[2]).cumsum(dim=0) + running_mean(p) / 2
+    if readout == "mean":
+        return running_mean(answers.probabilities)
+    if readout == "ensemble":
+        return running_mean(answers.u_hat)
+    if readout == "mean-z":
+        with torch.no_grad():
+            return model.log_prob(running_mean(answers.z)).exp()
+    raise ValueError(f"no readout {readout!r} of several runs")
+
+
+def answer(answers: Answers, readout: str, model: Classifier) -> tuple[int, float]:
+    """Return the class y of one image (B = 1), and how sure it is, a number of at most 1.
+
+    That is y's probability in the first run for sample, its share of the votes for vote, else its joined probability.
+    """
+    p = answers.probabilities[0, 0] if readout == "sample" else joined(answers, readout, model)[-1, 0]
+    y = p.argmax().item()
+    if readout == "vote":
+        return y, (answers.probabilities.argmax(dim=2) == y).float().mean().item()
+    return y, p[y].item()
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
@@ -110,12 +150,12 @@ class Evaluation:
 
     readout: str
     per_run: list[float]
-    by_runs: dict[str, list[float]]  # vote and mean of the first r runs, r = 1..R
+    by_runs: dict[str, list[float]]  # the other readouts, of the first r runs, r = 1..R
     times: list[float]
     per_step_accuracy: list[float]  # class of theta_out(z_t)
     per_step_u_hat: list[float] | None  # class of block t's own u_hat
     confusion: Tensor  # (m, m) counts of (true, predicted) by the readout
-    calibration: dict[str, Calibration]  # of the runs' mean probability and of the share of their votes
+    calibration: dict[str, Calibration]  # by readout of all runs; for vote of the share of the votes
 
     def accuracy(self, readout: str | None = None) -> tuple[float, float]:
         """Return mean and standard error of a readout (default: the one asked for); joined runs have no error."""
@@ -128,31 +168,34 @@ class Evaluation:
 class _Sums:
     """Counts what an evaluation needs, batch by batch, on the device."""
 
-    def __init__(self, runs: int, steps: int, m: int, readout: str, device: torch.device):
-        self.readout, self.m, self.images = readout, m, 0
+    def __init__(self, model: Classifier, runs: int, steps: int, readout: str, device: torch.device):
+        self.model, self.readout, self.m, self.images = model, readout, len(model.W_embed), 0
         self.per_run = torch.zeros(runs, device=device)
-        self.by_runs = {name: torch.zeros(runs, device=device) for name in ("vote", "mean")}
+        several = [name for name in model.readouts if name != "sample"]
+        self.by_runs = {name: torch.zeros(runs, device=device) for name in several}
         self.by_step = torch.zeros(2, steps, device=device)
-        self.confusion = torch.zeros(m * m, dtype=torch.int64, device=device)
-        self.calibration = {name: CalibrationSum(device) for name in ("mean", "vote")}
+        self.confusion = torch.zeros(self.m**2, dtype=torch.int64, device=device)
+        self.calibration = {name: CalibrationSum(device) for name in several}
 
-    def add_step(self, step: int, log_prob: Tensor, weights: Tensor | None, labels: Tensor) -> None:
-        """Count a step on the way; log_prob and weights (R, B, m)."""
-        self.by_step[0, step] += (log_prob.argmax(dim=2) == labels).sum()
+    @torch.no_grad()
+    def add_step(self, step: int, z: Tensor, weights: Tensor | None, labels: Tensor) -> None:
+        """Count a step on the way; z (R, B, d) and weights (R, B, m)."""
+        self.by_step[0, step] += (self.model.log_prob(z).argmax(dim=2) == labels).sum()
         if weights is not None:
             self.by_step[1, step] += (weights.argmax(dim=2) == labels).sum()
 
-    def add_answers(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Count the probabilities (R, B, m) at the end."""
+    def add_answers(self, answers: Answers, labels: Tensor) -> None:
+        """Count the answers at the end."""
         self.images += len(labels)
-        answers, joined = probabilities.argmax(dim=2), joined_answers(probabilities)
-        self.per_run += (answers == labels).sum(dim=1)
+        counted = answers.probabilities.argmax(dim=2)  # (R, B)
+        self.per_run += (counted == labels).sum(dim=1)
         for name, correct in self.by_runs.items():
-            correct += (joined[name] == labels).sum(dim=1)
-        counted = answers if self.readout == "sample" else joined[self.readout][-1:]
+            p = joined(answers, name, self.model)
+            correct += (p.argmax(dim=2) == labels).sum(dim=1)
+            self.calibration[name].add(vote_shares(answers.probabilities) if name == "vote" else p[-1], labels)
+            if name == self.readout:
+                counted = p[-1:].argmax(dim=2)
         self.confusion += torch.bincount((labels * self.m + counted).flatten(), minlength=self.m**2)
-        self.calibration["mean"].add(probabilities.mean(dim=0), labels)
-        self.calibration["vote"].add(vote_shares(probabilities), labels)
 
     def finish(self, times: list[float], with_u_hat: bool) -> Evaluation:
         per_cent = 100 / self.images
@@ -184,7 +227,7 @@ class Evaluator:
     streams: Streams
     ways: list[dict]
     runs: int = 5
-    readout: str = READOUTS[0]
+    readout: str = "sample"
     relay: Callable | None = None
     hides_bars: bool | None = True
 
@@ -196,17 +239,14 @@ class Evaluator:
         """
         self.model.eval()
         generators, how = self._generators(purpose), self.ways[-1] if way is None else way
-        times, m = self.model.times(**how), len(self.model.info.classes)
-        sums = _Sums(self.runs, len(times), m, self.readout, split.labels.device)
+        times = self.model.times(**how)
+        sums = _Sums(self.model, self.runs, len(times), self.readout, split.labels.device)
         batches = list(zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
-            path = self._path(images, generators, how)
-            next(path)  # z_0, mere noise
-            for step, (z, weights) in enumerate(path):
-                log_prob = self._log_prob(z)
-                sums.add_step(step, log_prob, weights, labels)
-            sums.add_answers(log_prob.exp(), labels)
-        return sums.finish(times, with_u_hat=weights is not None)
+            x, see = self.model.info.normalise(images), partial(sums.add_step, labels=labels)
+            answers = ask(self.model, x, generators, see, **how, **self._relay())
+            sums.add_answers(answers, labels)
+        return sums.finish(times, with_u_hat=answers.u_hat is not None)
 
     def quick(self) -> dict:
         """Return the way of inference that counts, with fewer steps where it takes many."""
@@ -222,12 +262,15 @@ class Evaluator:
         self.model.eval()
         count = min(EXAMPLES, len(split))
         chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
-        path = [z for z, _ in self._path(chosen.images, self._generators("examples"), self.quick())]
+        generators, how = self._generators("examples"), self.quick()
+        x = self.model.info.normalise(chosen.images)
+        path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
+        p = self._probabilities(path[-1])
         content = {
             "images": chosen.images,
             "labels": chosen.labels,
-            "probabilities": self._log_prob(path[-1]).exp().mean(dim=0),
-            "path_class": self._log_prob(path[-1][0]).argmax(dim=1),
+            "probabilities": p.mean(dim=0),
+            "path_class": p[0].argmax(dim=1),
             "z_path": torch.stack([z[0] for z in path]),
             "W_embed": self.model.W_embed,
             **self.model.curves(),
@@ -238,13 +281,12 @@ class Evaluator:
     def _generators(self, purpose: str) -> list[torch.Generator]:
         return [self.streams.fresh(purpose, r) for r in range(self.runs)]
 
-    def _path(self, images: Tensor, generators: list[torch.Generator], how: dict):
-        relay = {"relay": self.relay} if self.relay else {}
-        return self.model.denoise(self.model.info.normalise(images), generators, **how, **relay)
+    def _relay(self) -> dict:
+        return {"relay": self.relay} if self.relay else {}
 
     @torch.no_grad()
-    def _log_prob(self, z: Tensor) -> Tensor:
-        return self.model.log_prob(z)
+    def _probabilities(self, z: Tensor) -> Tensor:
+        return self.model.log_prob(z).exp()
 
 
 def accuracies_after_epoch(

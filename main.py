@@ -21,22 +21,21 @@ from pathlib import Path
 
 import torch
 
-from assemble import add_callbacks, load_data, load_test, make_evaluator, make_model, make_trainer, restored
+from assemble import add_callbacks, load_data, load_tested, make_evaluator, make_model, make_trainer, restored
 from command_line import as_flag
 from errors import UserError, printable, reading
-from evaluate import answer
-from hardware.device import pick_device, set_numerics
+from evaluate import answer, ask
+from hardware.device import is_faster_in_bfloat16, pick_device, set_numerics
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
 from loaders.image_folder import decode_images, match_channels
 from models.blocks import format_blocks
 from models.checkpoint import require_whole
-from models.image_info import ImageInfo
 from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, load_checkpoint, load_last, save_run
 from runs.folder import open_run_folder
-from runs.launch import same_flags, start_or_continue
+from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
 from runs.process import OneProcess
 from runs.reader import finished_run, read_json
@@ -126,7 +125,10 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     """
     run = run_folder(s)
     s, checkpoint, source = training_settings(s, given, processes)
-    streams = Streams(s.seed, use_device(s, processes))
+    device = use_device(s, processes)
+    if s.amp == "auto":
+        s = replace(s, amp=is_faster_in_bfloat16(device))
+    streams = Streams(s.seed, device)
     board = TensorBoard(run, lambda: draw_figures(run)) if s.tensorboard and processes.first else None
     data, test = load_data(s, checkpoint, streams, processes)
     if processes.first:
@@ -155,7 +157,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
             board.close(trainer.epoch)
     if test:
         print(f"tested: the weights of epoch {trained['epoch']} of {trainer.epoch}")
-        print_accuracies(evaluation, s.steps_report, s.num_blocks is not None)
+        print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
     else:
         held = f"blocks {format_blocks(s.blocks)} of {s.num_blocks} are in {run / LAST}"
         print(printable(f"{held}; join all parts with: python main.py --merge {run / LAST} ... --checkpoint-dir DIR"))
@@ -220,7 +222,7 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     require_whole(s.checkpoint, checkpoint)
     s = adopt(s, given, checkpoint["config"])
     device = use_device(s)
-    test = load_test(s, ImageInfo(**checkpoint["info"]))
+    test = load_tested(s, checkpoint)
     model = restored(s.checkpoint, checkpoint).to(device)
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
@@ -230,10 +232,10 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
             write_config(run, s.as_dict(), device)
         begun = " and a part of the next" if checkpoint.get("partial") else ""
         source = f"{s.checkpoint}: epoch {checkpoint['epoch']}{begun}"
-        print(printable(f"{source}, {len(test)} {s.dataset} test images; results go to {run}"))
+        print(printable(f"{source}, {len(test)} {s.dataset} {results.split} images; results go to {run}"))
         evaluation = results.test(test, checkpoint)
         draw_pictures(run)
-    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None)
+    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
 
 
 def predict_files(s: Settings, given: set[str]) -> None:
@@ -248,8 +250,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
     streams, how = Streams(s.seed, device), s.ways[-1]
     for name, image in zip(files, images.to(device), strict=True):
         generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
-        probabilities = model.sample(model.info.normalise(image[None]), generators, **how)  # (R, 1, m)
-        y, sure = answer(probabilities[:, 0], s.readout)
+        y, sure = answer(ask(model, model.info.normalise(image[None]), generators, **how), s.readout, model)
         print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
 
 
@@ -281,6 +282,8 @@ def compare(s: Settings, given: set[str]) -> None:
     for name in flags:
         if not any(name in own for own in known.values()):
             raise UserError(f"{as_flag(name)} belongs to --method {' or '.join(methods_with(name))}: none is compared")
+    for method, own in known.items():
+        settle(*parse(tokens({"method": method, **own})))  # what one of them refuses is told before any is trained
     with open_run_folder(folder):
         same_flags(folder / "flags.json", flags)
         for method, own in known.items():
@@ -288,8 +291,8 @@ def compare(s: Settings, given: set[str]) -> None:
                 print(f"{method}: done already in {folder / method}", flush=True)
                 continue
             print(f"\n{method}:", flush=True)
-            fixed = {"method": method, "test_every_epoch": True}
-            start_or_continue(f"--method {method}", folder / method, {**fixed, **own}, {"test_every_epoch": True})
+            looks = {"test_every_epoch": True} if s.eval_split == "test" else {}
+            start_or_continue(f"--method {method}", folder / method, {"method": method, **looks, **own}, looks)
         from figures.comparison import write_comparison
 
         write_comparison(folder, s.compare, s.dataset)

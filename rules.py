@@ -47,6 +47,8 @@ def settle(s: Settings, given: set[str]) -> Settings:
         **method.defaults,
     }
     s = replace(s, **{name: value for name, value in defaults.items() if getattr(s, name) is None})
+    if s.augment == []:
+        s = replace(s, augment=list(dataset.augment))
     if s.lr_schedule == "plateau" and "lr_scheduler_patience" not in given:
         s = replace(s, lr_scheduler_patience=s.lr_scheduler_patience or PLATEAU_PATIENCE)
     _check_together(s, given)
@@ -156,7 +158,7 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:
-        senseless = {"steps_report", "checkpoint_dir", "data_dir", "tensorboard", "test_every_epoch"}
+        senseless = {"steps_report", "checkpoint_dir", "data_dir", "tensorboard", "test_every_epoch", "eval_split"}
     for name in sorted(given & senseless):
         raise UserError(f"{as_flag(name)} makes no sense with {modes[0]}: leave it out")
 
@@ -196,6 +198,7 @@ def _part_rules(s: Settings) -> Rules:
         ("early_stopping_patience", part and s.early_stopping_patience, chain),
         ("steps_report", part and s.steps_report, chain),
         ("test_every_epoch", part and s.test_every_epoch, chain),
+        ("eval_split", part and s.eval_split != "test", chain),
     ]
 
 
@@ -224,6 +227,9 @@ def _training_rules(s: Settings) -> Rules:
         ("lr_schedule", plateau and no_validation, f"plateau {needs_validation}"),
         ("lr_scheduler_patience", patience and no_validation, needs_validation),
         ("early_stopping_patience", s.early_stopping_patience and no_validation, needs_validation),
+        ("eval_split", s.eval_split == "val" and no_validation, f"val {needs_validation}"),
+        ("val_fraction", s.eval_split == "val" and no_validation, "of 0 leaves nothing for --eval-split val: raise it"),
+        ("test_every_epoch", s.eval_split == "val", "looks at the test images: leave it out with --eval-split val"),
         ("epochs", no_fall, f"{s.epochs} leaves none for the learning rate to fall after {warmup}"),
         ("warmup_epochs", no_fall, f"leaves no epoch of {s.epochs} for the learning rate to fall: lower it"),
         ("warmup_epochs", s.warmup_epochs > s.epochs, f"exceeds --epochs {s.epochs}: lower it"),
@@ -240,9 +246,12 @@ def _inference_rules(s: Settings) -> Rules:
     no_steps = not ancestral and s.solver == ["dopri5"] and (not knows_sampler or s.sampler == ["ode"])
     trains_with_steps = arguments_for(METHODS[s.method].network, {"steps": s.steps})
     several = trains_with_steps and len(s.steps) > 1 and not s.evaluate
+    readers = " or ".join(name for name, method in METHODS.items() if s.readout in method.network.readouts)
+    no_reader = s.readout not in METHODS[s.method].network.readouts
     one = f"can be a list for --evaluate only: --method {s.method} trains with one number of steps"
     return [
         ("eval_runs", same_runs, "above 1 makes no sense with --inference deterministic: all runs are the same"),
+        ("readout", no_reader, f"{s.readout} belongs to --method {readers}, not to {s.method}"),
         ("solver", ancestral, "needs --sampler ode too (or ancestral,ode)"),
         ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
         ("steps", several, one),

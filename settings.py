@@ -23,17 +23,19 @@ from command_line import (
     list_of,
     number,
     one_of,
+    one_of_these,
     place,
     setting,
 )
-from data import DATASETS, datasets_with
+from data import AUGMENTATIONS, DATASETS, datasets_with
 from models.encoders import ENCODERS
 from models.methods import METHODS, arguments_for, methods_with
 from models.NoProp_CT import SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 from models.solvers import SOLVERS
 
-READOUTS = ("sample", "vote", "mean")
+READOUTS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.network.readouts))
+SPLITS = {"test": "test", "val": "validation"}  # names of what is tested, in words
 LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
 ANYTIME, USE = "resume evaluate predict", "evaluate predict"
@@ -63,6 +65,12 @@ def _by_owner(name: str) -> str:
     return ", ".join(f"{owner} {each.defaults[name]}" for owner, each in owners.items() if name in each.defaults)
 
 
+def _augment() -> str:
+    """Return what a bare --augment does, by data set."""
+    texts = [f"{name} {','.join(dataset.augment)}" for name, dataset in DATASETS.items()]
+    return f"off; without a value: {', '.join(texts)}"
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings of a command; None for those that its method does not know."""
@@ -78,8 +86,9 @@ class Settings:
         "trains on all and takes the last epoch, as the paper does", number(float, 0, 0.9), metavar="PART")
     train_size: int | None = setting("data", None, "train on so many of the training images, drawn by the seed",
         number(int, 2), shown="all", metavar="N")
-    augment: bool = setting("data", False,
-        "crop training images at random, and mirror them except digits; the paper does not")
+    augment: list | None = setting("data", None, "change training images at random: crop shifts them, flip mirrors "
+        "them; without a value what suits the data set. The paper does not", list_of(one_of(AUGMENTATIONS)),
+        nargs="?", const=[], shown=_augment, metavar="crop,flip")
 
     method: str = setting("method", "dt",
         lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS)
@@ -101,12 +110,13 @@ class Settings:
         shapes_blocks=False)
     class_probability: str = setting("embeddings", "softmax",
         "p(y given z_T): softmax (eq. 14) or posterior (eq. 15-16)", choices=("softmax", "posterior"))
-    posterior_sigma: float = setting("embeddings", 1.0, "sigma of the posterior, in units of the embedding", RATE,
-        metavar="S")
+    posterior_sigma: float = setting("embeddings", 0.2,
+        "sigma of the posterior, in units of the smallest distance between embeddings", RATE, metavar="S")
 
     schedule: str = setting("noise", "cosine", "noise schedule alpha_bar", choices=SCHEDULES)
-    alpha_bar_clip: list = setting("noise", list(ALPHA_BAR_CLIP), "range into which alpha_bar is clipped",
-        number(float, 0, 1, open_low=True), nargs=2, metavar=("LOW", "HIGH"))
+    alpha_bar_clip: list | None = setting("noise", None, "range into which alpha_bar is clipped",
+        number(float, 0, 1, open_low=True), nargs=2, metavar=("LOW", "HIGH"),
+        shown="{} {}, LOW over the mean squared length of u_y where that is more than 1".format(*ALPHA_BAR_CLIP))
     eta: float | None = setting("noise", None, "weight of the denoising term of the loss", RATE,
         shown=lambda: _by_owner("eta"), metavar="ETA")
     flow_sigma: float = setting("noise", 0.1,
@@ -153,8 +163,12 @@ class Settings:
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
-        "most frequent class of the runs; mean: the largest mean probability", choices=READOUTS,
+        "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
+        "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
         shown="sample; with --predict: mean", may_change=USE, shapes_blocks=False)
+    eval_split: str = setting("evaluation and prediction", "test", "what is tested: the test images, or, while one "
+        "chooses settings, val: the validation split, and the test images are not even read", choices=SPLITS,
+        may_change="resume evaluate", shapes_blocks=False)
     test_every_epoch: bool = setting("evaluation and prediction", False,
         "note the accuracy on the test images after every epoch, for curves only: nothing is chosen by it",
         may_change="resume", shapes_blocks=False)
@@ -199,7 +213,9 @@ class Settings:
     no_deterministic: bool = setting("device", False,
         "on CUDA let every operation choose its fastest way: runs are no longer equal to the bit", may_change=ANYTIME,
         of_call=True, shapes_blocks=False)
-    amp: bool = setting("device", False, "bfloat16 autocast: faster on CPUs with AVX512_BF16 or AMX")
+    amp: bool | str = setting("device", False, "bfloat16 autocast for the networks: on (also without a value), off, or "
+        "auto, which is on where the machine calculates faster with it", one_of_these({"on": True, "off": False,
+        "auto": "auto"}), nargs="?", const=True, metavar="on|off|auto")
     offload_blocks: bool = setting("device", False, "keep blocks and optimizer states that are not in use in the "
         "memory of the CPU, on CUDA only; travels least with --block-order sequential", may_change="resume",
         shapes_blocks=False)

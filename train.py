@@ -71,9 +71,15 @@ class BlockUpdates:
     ):
         self.model, self.streams, self.num_batches = model, streams, num_batches
         self.block_order, self.amp, self.add_up = block_order, amp, add_up
-        shared_steps = num_batches * (1 if block_order == "interleaved" else model.num_blocks)
-        self.by_block = {t: make_updater(block.parameters(), num_batches) for t, block in model.networks.items()}
-        self.shared = make_updater(model.shared_parameters(), shared_steps)
+        self.by_block = {
+            t: make_updater(block.parameters(), num_batches, clip_scale=model.loss_weights[t - 1])
+            for t, block in model.networks.items()
+        }
+        # Their gradients from blocks 1 and T differ 40,000 times, and Adam forgets scales: where the shared parameters
+        # take a step after every block, each block has an Adam state of them of its own.
+        count = 1 if block_order == "interleaved" else model.num_blocks
+        shared = model.shared_parameters(), num_batches, model.undecayed_parameters()
+        self.shared = [make_updater(*shared) for _ in range(count)]
         self.shared_gradient = SharedGradient(model.shared_parameters())
         if offload_blocks:
             model.before_block = BlockOffload(model.networks, self.by_block, streams.device).bring
@@ -83,8 +89,8 @@ class BlockUpdates:
 
     @property
     def updaters(self) -> list[Updater]:
-        """The optimizers of the blocks held, and last that of the shared parameters."""
-        return [*self.by_block.values(), self.shared]
+        """The optimizers of the blocks held, and after them those of the shared parameters."""
+        return [*self.by_block.values(), *self.shared]
 
     def steps(self, order: torch.Generator) -> list[Step]:
         """Return the steps of an epoch; after each the run can be saved."""
@@ -101,7 +107,7 @@ class BlockUpdates:
         if self.learns_W_embed and self.add_up:
             self.add_up(self.shared_gradient.total)
         self.shared_gradient.give()
-        self.shared.step()
+        (self.shared[blocks[0] - 1] if len(self.shared) > 1 else self.shared[0]).step()
         return losses
 
     def update_block(self, t: int, x: Tensor, y: Tensor) -> Tensor:
@@ -124,11 +130,12 @@ class BlockUpdates:
 
     def load_state_dict(self, states: list[dict], state: dict[str, Tensor]) -> None:
         """Load the optimizers of a checkpoint, which may hold more blocks than this process; state: its model's."""
-        *of_blocks, shared = states
-        by_block = dict(zip(blocks_in(state), of_blocks, strict=True))
+        held = blocks_in(state)
+        by_block, shared = dict(zip(held, states, strict=False)), states[len(held) :]
         for t, updater in self.by_block.items():
             updater.load_state_dict(by_block[t])
-        self.shared.load_state_dict(shared)
+        for updater, own in zip(self.shared, shared, strict=True):
+            updater.load_state_dict(own)
 
 
 class WholeUpdate:
@@ -140,7 +147,7 @@ class WholeUpdate:
         self, model: Classifier, streams: Streams, num_batches: int, make_updater: MakeUpdater, amp: bool = False
     ):
         self.model, self.streams, self.num_batches, self.amp = model, streams, num_batches, amp
-        self.updaters = [make_updater(model.parameters(), num_batches)]
+        self.updaters = [make_updater(model.parameters(), num_batches, model.undecayed_parameters())]
 
     def steps(self, order: torch.Generator) -> list[Step]:
         """Return the steps of an epoch."""

@@ -12,7 +12,7 @@ from runs.tables import markdown_table
 
 COLUMNS = {
     "method": "{method}",
-    "test accuracy (%)": "{test_accuracy_mean:.2f} +- {test_accuracy_sem:.2f}",
+    "{split} accuracy (%)": "{accuracy_mean:.2f} +- {accuracy_sem:.2f}",
     "vote": "{vote:.2f}",
     "mean": "{mean:.2f}",
     "training images (%)": "{train_accuracy_mean:.2f} +- {train_accuracy_sem:.2f}",
@@ -32,7 +32,8 @@ def summary(run: RunFiles) -> dict:
     seconds, best = [row["seconds"] for row in history], history[run.best_epoch - 1]
     return {
         "method": run.config["method"],
-        **{name: results[name] for name in ("test_accuracy_mean", "test_accuracy_sem", "readout")},
+        **dict(zip(("accuracy_mean", "accuracy_sem"), run.accuracy, strict=True)),
+        **{"split": run.split, "readout": results["readout"]},
         "train_accuracy_mean": best["train_accuracy"],
         "train_accuracy_sem": best["train_accuracy_sem"],
         **{name: results["accuracy_by_readout"][name]["mean"] for name in ("vote", "mean")},
@@ -59,16 +60,18 @@ def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
     write_atomic(folder / "compare.md", lambda file: file.write(text.encode()))
     write_json(folder / "compare.json", {"rows": rows})
     paths = [(row["method"], row["method"], [row["path"]]) for row in rows]
-    title = f"{dataset}: accuracy over training time, a dot for each epoch"
+    split = rows[0]["split"]
+    title = f"{dataset}: {split} accuracy over training time, a dot for each epoch"
     accuracy = accuracy_over(paths, title, rows[0]["readout"])
-    for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, dataset))):
+    for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, f"{dataset}, {split} images"))):
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{text}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
 
 
 def table(rows: list[dict]) -> str:
     """Return the summaries as a table in Markdown."""
-    return markdown_table(COLUMNS, [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
+    titles = [title.format(**rows[0]) for title in COLUMNS]
+    return markdown_table(titles, [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
 
 
 def accuracy_over(lines: list[tuple[str, str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
@@ -97,11 +100,11 @@ def accuracy_over(lines: list[tuple[str, str, list[dict]]], title: str, readout:
     return with_grid(figure, axes)
 
 
-def calibration(rows: list[dict], dataset: str) -> Figure:
+def calibration(rows: list[dict], source: str) -> Figure:
     """Draw accuracy by confidence of the runs' mean probability."""
     figure = Figure(figsize=(6.5, 6.5), layout="constrained")
     axes = figure.subplots()
     signs = zip(rows, COLOURS, "os^vDP", strict=False)
     reliability(axes, [(row["method"], row["bins"], row["ece"], colour, sign) for row, colour, sign in signs])
-    axes.set_title(f"{dataset}: calibration of the runs' mean probability, test images")
+    axes.set_title(f"{source}: calibration of the runs' mean probability")
     return with_grid(figure, axes)

@@ -1,10 +1,11 @@
 """Figures of an evaluation: accuracy along the way and by inference, confusion, calibration, examples."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import BLUE, COLOURS, ORANGE, RED, reliability, short, show_image, with_grid
+from figures.style import BLUE, COLOURS, GREEN, ORANGE, RED, reliability, short, show_image, with_grid
 from runs.reader import RunFiles
 
 
@@ -37,7 +38,9 @@ def calibration(run: RunFiles) -> Figure | None:
     runs = len(e["by_runs_vote"])
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     diagram, by_runs = figure.subplots(1, 2)
-    series = (("mean", "mean probability", BLUE, "o"), ("vote", "share of votes", ORANGE, "s"))
+    series = [("mean", "mean probability", BLUE, "o"), ("vote", "share of votes", ORANGE, "s")]
+    more = [("ensemble", "ensemble of u_hat", GREEN, "^"), ("mean-z", "mean of z", GREEN, "^")]
+    series += [each for each in more if f"ece_{each[0]}" in e]
     for name, label, colour, sign in series:
         by_runs.plot(range(1, runs + 1), e[f"by_runs_{name}"], color=colour, marker=sign, markersize=4, label=label)
     lines = [(label, e[f"calibration_{name}"], e[f"ece_{name}"], colour, sign) for name, label, colour, sign in series]
@@ -51,33 +54,40 @@ def calibration(run: RunFiles) -> Figure | None:
 
 
 def inference_steps(run: RunFiles) -> Figure | None:
-    """Draw test accuracy by the number of inference steps, a line for each way to take them."""
+    """Draw accuracy, and where it is known log-likelihood, by the number of inference steps, a line for each way."""
     rows = (run.results or {}).get("by_inference", [])
     if len(rows) < 2:
         return None
     lines: dict[str, list[dict]] = {}
     for row in rows:
-        lines.setdefault(" ".join(row[name] for name in ("sampler", "solver") if name in row) or "euler", []).append(
-            row
-        )
-    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
-    axes = figure.subplots()
+        name = " ".join(row[part] for part in ("sampler", "solver") if part in row) or "euler"
+        lines.setdefault(name, []).append(row)
+    panels = [("accuracy_mean", "accuracy_sem", f"accuracy (%), readout {run.results['readout']}")]
+    if all("nll" in row for row in rows):
+        panels.append(("nll", None, "negative log-likelihood of the runs' mean probability"))
+    figure = Figure(figsize=(1.5 + 5.5 * len(panels), 4.5), layout="constrained")
+    for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        _by_steps(axes, lines, *panel)
+    source = f"{run.config['method']}, {run.config['dataset']} {run.split} images"
+    figure.suptitle(f"by the number of inference steps, {source}")
+    figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return with_grid(figure, *figure.axes)
+
+
+def _by_steps(axes: Axes, lines: dict[str, list[dict]], value: str, error: str | None, label: str) -> None:
     for (name, points), colour, sign in zip(lines.items(), COLOURS, "os^vDP", strict=False):
-        means, errors = ([row[key] for row in points] for key in ("accuracy_mean", "accuracy_sem"))
+        means = [row[value] for row in points]
+        errors = [row[error] if error else 0 for row in points]
         if "steps" in points[0]:
             steps = [row["steps"] for row in points]
             axes.errorbar(steps, means, errors, color=colour, marker=sign, markersize=5, capsize=3, label=name)
         else:
             axes.axhline(means[0], color=colour, linestyle="--", label=f"{name}, adaptive steps")
             axes.axhspan(means[0] - errors[0], means[0] + errors[0], color=colour, alpha=0.15)
-    title = f"accuracy by inference steps, {run.config['dataset']} test images"
-    label = f"accuracy (%), readout {run.results['readout']}"
-    axes.set(title=title, xlabel="steps (log scale)", ylabel=label, xscale="log")
-    counts = sorted({row["steps"] for row in rows if "steps" in row})
+    axes.set(xlabel="steps (log scale)", ylabel=label, xscale="log")
+    counts = sorted({row["steps"] for points in lines.values() for row in points if "steps" in row})
     axes.set_xticks(counts, counts)
     axes.set_xticks([], minor=True)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return with_grid(figure, axes)
 
 
 def confusion_matrix(run: RunFiles) -> Figure | None:

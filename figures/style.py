@@ -63,7 +63,7 @@ def reliability(axes, lines: list[tuple]) -> None:
         size = 12 + 250 * count[filled] / count.sum()
         axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {error:.1f} %")
     axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
-    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 2))
+    legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 3))
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([30])
 

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -44,6 +45,17 @@ def _cuda_is_available() -> bool:
         reason = " ".join(str(told[0].message).split("(Triggered")[0].split())[:200]
         print(printable(f"main.py: training on the CPU, since torch cannot use CUDA: {reason}"), file=sys.stderr)
     return available
+
+
+def is_faster_in_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16: GPUs from 8.0 on, CPUs with AVX512_BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def set_numerics(device: torch.device, deterministic: bool) -> None:

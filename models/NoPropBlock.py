@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.encoders import ENCODERS
 from models.encoders.paper import FEATURES, PaperCNN
+from models.precision import weighted_embedding
 
 
 class VectorPath(nn.Module):
@@ -86,5 +87,4 @@ class NoPropBlock(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return u_hat (B, d) of z (B, d), x (B, C, H, W) and W_embed (m, d). The generator draws the dropout masks."""
-        logits = self.logits(z, self.features(x, generator), generator)
-        return logits.softmax(dim=1) @ W_embed
+        return weighted_embedding(self.logits(z, self.features(x, generator), generator), W_embed)

@@ -7,12 +7,13 @@ Try: python main.py --method ct --dataset digits
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.continuous import ContinuousNet, draw_times
-from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
+from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample
 from models.learned_schedule import LearnedSchedule
+from models.precision import weighted_embedding
 from models.schedules import step_coefficients
 from models.solvers import grid, kept_steps, ode_ways, solve
 
@@ -34,13 +35,17 @@ class NoPropNetCT(ContinuousNet):
         encoder: str = "paper",
         eta: float = 1.0,
         class_probability: str = "softmax",
-        posterior_sigma: float = 1.0,
+        posterior_sigma: float = 0.2,
         stratified_time: bool = False,
     ):
         posterior = {"class_probability": class_probability, "posterior_sigma": posterior_sigma}
         super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, **posterior)
         self.eta, self.stratified_time = eta, stratified_time
         self.schedule = LearnedSchedule()
+
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Return theta_out's and gamma's: the data hardly move the interior of gamma, so a decay alone would."""
+        return [*super().undecayed_parameters(), *self.schedule.parameters()]
 
     @staticmethod
     def ways(
@@ -58,6 +63,11 @@ class NoPropNetCT(ContinuousNet):
         start = LearnedSchedule().to(t.device)
         return {"gamma_start": start.gamma(t), "gamma": self.schedule.gamma(t)}
 
+    def class_logits(self, z: Tensor) -> Tensor:
+        """Return the best linear classifier of z_1, in closed form from the current W_embed, plus what is learned."""
+        alpha_bar_1 = self.schedule.alpha_bar(self.schedule.ends)[1]
+        return F.linear(z, *best_classifier(alpha_bar_1, self.W_embed)) + self.theta_out(z)
+
     def loss(
         self, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
     ) -> DiffusionLoss:
@@ -71,7 +81,7 @@ class NoPropNetCT(ContinuousNet):
         alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(times)  # (2 + B,) float64
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
         z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
-        u_hat = self.block(z_t, x, t, drop).softmax(dim=1) @ self.W_embed
+        u_hat = weighted_embedding(self.block(z_t, x, t, drop), self.W_embed)
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
         denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()
         z_1 = q_sample(alpha_bar_1, u_y, noise)
@@ -95,7 +105,7 @@ class NoPropNetCT(ContinuousNet):
 
     def u_hat(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
         """Return u_hat (B, d) of z (B, d), image_part (B, 256) and time_part (256,)."""
-        return self.block.logits(z, image_part, time_part).softmax(dim=1) @ self.W_embed
+        return weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed)
 
     def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor, of_u_hat: Tensor, of_z: Tensor) -> Tensor:
         """Return dz/dt = -gamma'(t) / 2 (sqrt(alpha_bar) u_hat - alpha_bar z)."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.classifier import Classifier
-from models.diffusion import DiffusionLoss, kl_to_noise, q_sample
+from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample
 from models.NoPropBlock import NoPropBlock
-from models.schedules import ALPHA_BAR_CLIP, make_alpha_bar, snr, step_coefficients
+from models.schedules import default_clip, make_alpha_bar, snr, step_coefficients
 
 
 class NoPropNetDT(Classifier):
@@ -25,7 +25,7 @@ class NoPropNetDT(Classifier):
         prototype: embeddings are images.
         encoder: name of the image encoder, one in each block.
         num_blocks: T.
-        schedule, alpha_bar_clip: see make_alpha_bar.
+        schedule, alpha_bar_clip: see make_alpha_bar; the default clip: see default_clip.
         eta: weight of the denoising term.
         class_probability, posterior_sigma: see class_log_prob.
         learn_theta_out: whether theta_out gets gradients.
@@ -33,6 +33,7 @@ class NoPropNetDT(Classifier):
     """
 
     loss_terms = DiffusionLoss._fields
+    readouts = (*Classifier.readouts, "ensemble")
 
     def __init__(
         self,
@@ -44,22 +45,31 @@ class NoPropNetDT(Classifier):
         encoder: str = "paper",
         num_blocks: int = 10,
         schedule: str = "cosine",
-        alpha_bar_clip: tuple[float, float] = ALPHA_BAR_CLIP,
+        alpha_bar_clip: tuple[float, float] | None = None,
         eta: float = 0.1,
         class_probability: str = "softmax",
-        posterior_sigma: float = 1.0,
+        posterior_sigma: float = 0.2,
         learn_theta_out: bool = True,
         blocks: Iterable[int] | None = None,
     ):
         super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma, learn_theta_out)
         self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
         self.eta = eta
-        self.register_buffer("alpha_bar", make_alpha_bar(schedule, num_blocks, alpha_bar_clip).to(W_embed.device))
+        alpha_bar = make_alpha_bar(schedule, num_blocks, alpha_bar_clip or default_clip(W_embed))
+        self._read_levels(alpha_bar)
+        self.register_buffer("alpha_bar", alpha_bar.to(W_embed.device))
+        self.register_load_state_dict_post_hook(lambda net, _: net._read_levels(net.alpha_bar))
         num_classes, embedding_dim = W_embed.shape
         self.held = list(range(1, num_blocks + 1) if blocks is None else blocks)
         self.blocks = nn.ModuleDict(  # by names, so that block t is blocks.{t-1} whichever others are held
             {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype, encoder) for t in self.held}
         )
+
+    def _read_levels(self, alpha_bar: Tensor) -> None:
+        """Keep as numbers what every step needs of alpha_bar, so that none waits for the device."""
+        self.alpha_bar_T = alpha_bar[-1].item()
+        gains = self.eta * snr(alpha_bar).diff()  # (T,)
+        self.loss_weights = ((len(alpha_bar) - 1) / 2 * gains).tolist()  # T/2 eta (SNR(t) - SNR(t-1)) of eq. 8
 
     @property
     def num_blocks(self) -> int:
@@ -113,9 +123,8 @@ class NoPropNetDT(Classifier):
         u_y = self.W_embed[y]  # (B, d)
         class_nll, z_prev = self._class_nll(t, u_y, y, noise)
         u_hat = self.block(t)(z_prev, x, self.W_embed, drop)
-        snr_gain = snr(self.alpha_bar[t]) - snr(self.alpha_bar[t - 1])
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
-        denoise = self.num_blocks / 2 * self.eta * snr_gain * square.mean()
+        denoise = self.loss_weights[t - 1] * square.mean()
         return DiffusionLoss(class_nll, kl_to_noise(self.alpha_bar[0], u_y), denoise)
 
     def class_loss(self, t: int, y: Tensor, noise: torch.Generator | None = None) -> Tensor:
@@ -124,6 +133,10 @@ class NoPropNetDT(Classifier):
         Where W_embed is fixed this is all that theta_out learns from block t, so it can do so where block t is not.
         """
         return self._class_nll(t, self.W_embed[y], y, noise)[0]
+
+    def class_logits(self, z: Tensor) -> Tensor:
+        """Return the best linear classifier of z_T, in closed form from the current W_embed, plus what is learned."""
+        return F.linear(z, *best_classifier(self.alpha_bar_T, self.W_embed)) + self.theta_out(z)
 
     def _class_nll(self, t: int, u_y: Tensor, y: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Return -log p(y | z_T) and z_{t-1}: all that is drawn from the noise of block t, in this order."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.continuous import ContinuousNet, draw_times
+from models.precision import full_precision
 from models.solvers import ode_ways
 
 
@@ -20,6 +21,8 @@ class NoPropNetFM(ContinuousNet):
         flow_sigma: deviation of z_t around the straight line from z_0 to u_y.
         stratified_time: t is spread evenly over a batch.
     """
+
+    readouts = (*ContinuousNet.readouts, "mean-z")
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class NoPropNetFM(ContinuousNet):
     ):
         super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, learn_theta_out=learn_embedding)
         self.flow_sigma, self.stratified_time = flow_sigma, stratified_time
+        self.start_theta_out_at_embeddings()  # else the anchor is weak while the flow shrinks W_embed
         self.loss_terms = ("flow", "anchor") if learn_embedding else ("flow",)
 
     @staticmethod
@@ -55,12 +59,15 @@ class NoPropNetFM(ContinuousNet):
         z_0 = torch.empty_like(z_1).normal_(generator=noise)
         eps = torch.empty_like(z_1).normal_(generator=noise)
         z_t = part * z_1 + (1 - part) * z_0 + self.flow_sigma * eps
-        v = self.block(z_t, x, t, drop) @ self.W_embed
+        logits = self.block(z_t, x, t, drop)
+        with full_precision(logits):
+            v = logits.to(z_t.dtype) @ self.W_embed
         flow = (v - (z_1 - z_0)).square().sum(dim=1).mean()
         if "anchor" not in self.loss_terms:
             return (flow,)
         end = z_t + (1 - part) * v
-        return flow, F.nll_loss(self.theta_out(end).log_softmax(dim=1), y)
+        with full_precision(end):
+            return flow, F.nll_loss(self.theta_out(end).log_softmax(dim=1), y)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(y | z_1), z_1 ~ N(u_y, sigma^2): the nearest embedding has the most. z (..., d) -> (..., m)."""

@@ -33,7 +33,7 @@ class BackpropNet(Classifier):
         encoder: str = "paper",
         num_blocks: int = 10,
         class_probability: str = "softmax",
-        posterior_sigma: float = 1.0,
+        posterior_sigma: float = 0.2,
     ):
         super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma)
         self.start_theta_out_at_embeddings()  # from zero it finds a few of the classes only

@@ -18,8 +18,8 @@ from models.classifier import Classifier
 from models.image_info import ImageInfo
 
 PROGRAM = "NoProp"
-FORMAT = 3  # raised when older programs can no longer read a checkpoint
-CONVERTIBLE = (1, 2)  # by runs/convert.py: they did not describe their network
+FORMAT = 4  # raised when older programs can no longer read a checkpoint
+CONVERTIBLE = (1, 2, 3)  # by runs/convert.py
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.class_probability import class_log_prob
 from models.image_info import ImageInfo
+from models.precision import full_precision
 from models.random_streams import Streams
 
 BATCH = 500  # images that predict takes at a time
@@ -27,6 +28,7 @@ class Classifier(nn.Module):
     `info` and `inference` are set by models.load: what the network knows of images, and how `predict` uses it.
     """
 
+    readouts: tuple[str, ...] = ("sample", "vote", "mean")  # ways to read the answer out of several runs
     loss_terms: tuple[str, ...]  # names of what `loss` returns, scalars whose sum is the loss
     info: ImageInfo | None = None
     inference: dict = {"runs": 5, "how": {}}  # noqa: RUF012 - replaced, never changed
@@ -36,7 +38,7 @@ class Classifier(nn.Module):
         W_embed: Tensor,
         learn_embedding: bool,
         class_probability: str = "softmax",
-        posterior_sigma: float = 1.0,
+        posterior_sigma: float = 0.2,
         learn_theta_out: bool = True,
     ):
         super().__init__()
@@ -48,7 +50,7 @@ class Classifier(nn.Module):
         num_classes, embedding_dim = W_embed.shape
         self.theta_out = nn.Linear(embedding_dim, num_classes)
         for parameter in self.theta_out.parameters():
-            nn.init.zeros_(parameter)  # favours no class, so that its few steps per epoch soon tell them apart
+            nn.init.zeros_(parameter)
             parameter.requires_grad_(learn_theta_out)
 
     @property
@@ -68,6 +70,10 @@ class Classifier(nn.Module):
         The settings that a method reads are the arguments of its own `ways`.
         """
         return [{}]
+
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters on which no weight decay pulls."""
+        return list(self.theta_out.parameters())
 
     def times(self, **how) -> list[float]:
         """Return where on the way from noise the z stand that `denoise` yields after z_0."""
@@ -92,9 +98,15 @@ class Classifier(nn.Module):
         square = self.W_embed.square().sum(dim=1, keepdim=True)
         self.theta_out.weight.copy_(self.W_embed / square.clamp(min=1e-12))
 
+    def class_logits(self, z: Tensor) -> Tensor:
+        """Return f_theta_out(z) of eq. 14: z (..., d) -> (..., m)."""
+        return self.theta_out(z)
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p_theta_out(y | z) of every class: z (..., d) -> (..., m)."""
-        return class_log_prob(self.theta_out(z), self.W_embed, self.class_probability, self.posterior_sigma)
+        with full_precision(z):
+            logits = self.class_logits(z)
+            return class_log_prob(logits, self.W_embed, self.class_probability, self.posterior_sigma)
 
     @torch.no_grad()
     def sample(self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how) -> Tensor:

@@ -20,6 +20,15 @@ def q_sample(alpha_bar: Tensor, u_y: Tensor, generator: torch.Generator | None =
     return alpha_bar.sqrt().to(u_y.dtype) * u_y + (1 - alpha_bar).sqrt().to(u_y.dtype) * eps
 
 
+def best_classifier(alpha_bar: Tensor | float, W_embed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight (m, d) and bias (m,) of the best linear classifier of z ~ q(z | y), classes of equal share.
+
+    logits_y = log p(y | z) but for a constant = (sqrt(alpha_bar) u_y . z - alpha_bar |u_y|^2 / 2) / (1 - alpha_bar).
+    """
+    slope, shift = alpha_bar**0.5 / (1 - alpha_bar), alpha_bar / (1 - alpha_bar) / 2
+    return slope * W_embed, -shift * W_embed.square().sum(dim=1)
+
+
 def kl_to_noise(alpha_bar_0: Tensor, u_y: Tensor) -> Tensor:
     """Return KL(q(z_0 | y) || N(0, I)), mean over the batch; alpha_bar_0 (), u_y (B, d)."""
     d = u_y.shape[1]

@@ -45,7 +45,7 @@ class Method:
     defaults: dict[str, object] = field(default_factory=dict)
     optimizer: type[Optimizer] = AdamW
     blocks_alone: bool = False
-    recipes: dict[str, dict] = field(default_factory=lambda: {"fast": FAST})
+    recipes: dict[str, dict] = field(default_factory=dict)
 
 
 METHODS = {
@@ -58,6 +58,7 @@ METHODS = {
         epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
         defaults={"eta": 0.1},
         blocks_alone=True,
+        recipes={"fast": FAST},
     ),
     "ct": Method(
         NoPropNetCT,
@@ -82,6 +83,7 @@ METHODS = {
         text="the blocks of dt trained end to end",
         settings=("num_blocks", *POSTERIOR),
         epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+        recipes={"fast": FAST},
     ),
     "adjoint": Method(
         AdjointNet,
@@ -89,6 +91,7 @@ METHODS = {
         text="a neural ODE",
         settings=("steps",),
         epochs={"mnist": 2, "fashion-mnist": 2, "other": 4},
+        recipes={"fast": FAST},
     ),
 }
 

@@ -41,6 +41,18 @@ def clip_alpha_bar(alpha_bar: Tensor, low: float, high: float) -> Tensor:
     return torch.cat([below[:-1], alpha_bar[first : last + 1], above[1:]])
 
 
+def default_clip(W_embed: Tensor) -> tuple[float, float]:
+    """Return the range into which alpha_bar is clipped, for embeddings W_embed (m, d).
+
+    z_0 has the mean sqrt(alpha_bar_0) u_y: that of a long embedding, such as an image, would tell its class. So its
+    lower end is 1e-4 over their mean squared length, where that is more than 1.
+    """
+    low, high = ALPHA_BAR_CLIP
+    if W_embed.is_meta:  # of a network without values
+        return ALPHA_BAR_CLIP
+    return low / max(1.0, W_embed.square().sum(dim=1).mean().item()), high
+
+
 def make_alpha_bar(schedule: str, num_blocks: int, clip: tuple[float, float] = ALPHA_BAR_CLIP) -> Tensor:
     """Return alpha_bar_0 .. alpha_bar_T of the named schedule, clipped; float64, shape (T+1,), on the CPU."""
     with torch.device("cpu"):  # its values count, also where a network is built without values (device meta)

@@ -2,23 +2,38 @@
 
 import math
 from collections.abc import Iterable
+from itertools import groupby
 
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LinearLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 PLATEAU_FACTOR = 0.5
+
+
+def rate_factor(step: int, warmup_steps: int, cosine_steps: int) -> float:
+    """Return the factor of the learning rate in step 0, 1, ...: it rises for the warm-up and ends there at 1.
+
+    Then it falls along half a cosine, from 1 in the first of cosine_steps steps to a little above 0 in the last;
+    cosine_steps = 0: it stays 1.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if not cosine_steps:
+        return 1.0
+    return (1 + math.cos(math.pi * min((step - warmup_steps) / cosine_steps, 1))) / 2
 
 
 class Updater:
     """An optimizer over some parameters; its learning rate rises for warmup_steps steps, then stays or falls.
 
     Args:
+        undecayed: those of the parameters on which no weight decay pulls.
         optimizer: AdamW or Adam.
         plateau_patience: epochs without a better validation accuracy before the rate is halved; 0 is never.
-        cosine_steps: after the warm-up the rate falls to zero along half a cosine in so many steps; 0 is never.
+        cosine_steps: steps of the fall after the warm-up; 0: the rate stays. See rate_factor.
         clip_norm: longer gradients are shortened to this norm, over all the parameters together; 0 is never.
     """
 
@@ -27,6 +42,7 @@ class Updater:
         parameters: Iterable[nn.Parameter],
         lr: float,
         weight_decay: float,
+        undecayed: Iterable[nn.Parameter] = (),
         warmup_steps: int = 0,
         plateau_patience: int = 0,
         cosine_steps: int = 0,
@@ -34,21 +50,26 @@ class Updater:
         optimizer: type[Optimizer] = AdamW,
     ):
         self.learned = [parameter for parameter in parameters if parameter.requires_grad]
-        self.clip_norm = clip_norm
-        self.optimizer = optimizer([{"params": self.learned}], lr=lr, weight_decay=weight_decay, fused=True)
-        self.warmup = self.plateau = self.cosine = None
+        self.full_lr, self.warmup_steps, self.cosine_steps, self.clip_norm = lr, warmup_steps, cosine_steps, clip_norm
+        self.steps = 0
+        free = {id(parameter) for parameter in undecayed}
+        groups = [  # in the order of the parameters, on which the state's numbers depend
+            {"params": list(same), "weight_decay": 0.0 if is_free else weight_decay}
+            for is_free, same in groupby(self.learned, key=lambda parameter: id(parameter) in free)
+        ]
+        self.optimizer = optimizer(groups or [{"params": []}], lr=lr, fused=True)
+        self.plateau = None
         if plateau_patience:
             self.plateau = ReduceLROnPlateau(self.optimizer, "max", factor=PLATEAU_FACTOR, patience=plateau_patience)
-        if cosine_steps:
-            self.cosine = LambdaLR(self.optimizer, lambda step: (1 + math.cos(math.pi * step / cosine_steps)) / 2)
-        if warmup_steps:
-            self.warmup = LinearLR(self.optimizer, 1 / warmup_steps, total_iters=warmup_steps - 1)
+        self._set_rate()
 
     @classmethod
     def by_epochs(
         cls,
         parameters: Iterable[nn.Parameter],
         steps_per_epoch: int,
+        undecayed: Iterable[nn.Parameter] = (),
+        clip_scale: float = 1.0,
         *,
         epochs: int,
         lr: float = 0.001,
@@ -59,25 +80,32 @@ class Updater:
         clip_grad_norm: float = 0.0,
         optimizer: type[Optimizer] = AdamW,
     ) -> "Updater":
-        """Return an updater whose schedule is told in epochs, as the settings tell it."""
+        """Return an updater whose schedule is told in epochs, as the settings tell it.
+
+        clip_scale: the weight of the loss, to which clip_grad_norm is relative: one number for all blocks.
+        """
         return cls(
             parameters,
             lr,
             weight_decay,
+            undecayed,
             warmup_steps=warmup_epochs * steps_per_epoch,
             plateau_patience=lr_scheduler_patience,
             cosine_steps=(epochs - warmup_epochs) * steps_per_epoch if lr_schedule == "cosine" else 0,
-            clip_norm=clip_grad_norm,
+            clip_norm=clip_grad_norm * clip_scale,
             optimizer=optimizer,
         )
 
     @property
     def lr(self) -> float:
+        """The learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    @property
-    def warming_up(self) -> bool:
-        return self.warmup is not None and self.warmup.last_epoch < self.warmup.total_iters
+    def _set_rate(self) -> None:
+        if self.cosine_steps or self.steps <= self.warmup_steps:  # else it is constant, or the plateau's
+            factor = rate_factor(self.steps, self.warmup_steps, self.cosine_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.full_lr * factor
 
     def step(self) -> None:
         """Apply and clear the gradients."""
@@ -85,38 +113,44 @@ class Updater:
             clip_grad_norm_(self.learned, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.warming_up:
-            self.warmup.step()
-        elif self.cosine:
-            self.cosine.step()
+        self.steps += 1
+        self._set_rate()
 
     def end_epoch(self, val_accuracy: float | None) -> None:
-        if self.plateau and val_accuracy is not None and not self.warming_up:
+        """Let the plateau look at the accuracy, once the warm-up is over."""
+        if self.plateau and val_accuracy is not None and self.steps >= self.warmup_steps:
             self.plateau.step(val_accuracy)
 
     def state_dict(self) -> dict:
-        schedules = {"warmup": self.warmup, "plateau": self.plateau, "cosine": self.cosine}
-        parts = {"optimizer": self.optimizer, **schedules}
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        """Return what going on needs."""
+        plateau = {"plateau": self.plateau.state_dict()} if self.plateau else {}
+        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, **plateau}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError for what is no state of such an optimizer and schedulers; it may come from a stranger."""
+        """Go on from a state; it may come from a stranger.
+
+        Raises ValueError for what is no state of such an optimizer and schedule.
+        """
         own = self.state_dict()
         if state.keys() != own.keys():
-            raise ValueError("it has other optimizers or schedulers than its settings ask for")
+            raise ValueError("it has another learning-rate schedule than its settings ask for")
         moments, groups = state["optimizer"]["state"], own["optimizer"]["param_groups"]
-        check_moments(moments, self.optimizer.param_groups[0]["params"])
-        for group, saved in zip(groups, state["optimizer"]["param_groups"], strict=True):
-            group["lr"] = checked(saved["lr"], group["lr"])  # all else is as the settings say
-            if not math.isfinite(group["lr"]):
-                raise ValueError("the learning rate of its optimizer is not finite")
+        check_moments(moments, self.learned)
+        self.steps = checked(state["steps"], self.steps)
+        lr = checked(state["optimizer"]["param_groups"][0]["lr"], self.lr)
+        if not math.isfinite(lr) or self.steps < 0:
+            raise ValueError("the learning rate of its optimizer is not finite")
+        for group in groups:
+            group["lr"] = lr  # all else is as the settings say
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        for name in state.keys() - {"optimizer"}:
-            getattr(self, name).load_state_dict(checked(state[name], own[name]))
+        if self.plateau:
+            self.plateau.load_state_dict(checked(state["plateau"], own["plateau"]))
+        if self.cosine_steps or self.steps < self.warmup_steps:
+            self._set_rate()
 
 
 def check_moments(state: dict, parameters: list[nn.Parameter]) -> None:
-    """Raises ValueError where Adam's state of a parameter is not of its shape, or not finite."""
+    """Raise ValueError where Adam's state of a parameter is not of its shape, or not finite."""
     for index, moments in state.items():
         if not 0 <= index < len(parameters):
             raise ValueError(f"the optimizer's state is of a parameter {index} that there is not")

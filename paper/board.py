@@ -23,8 +23,9 @@ FIGURES = {
     "figure4": "class probability by softmax or posterior",
     "figure5": "starts of the prototypes",
 }
-BOARD = ["method", "network", "embedding", "unlike the paper", "paper", "here", "vote", "mean", "time", "machine"]
-BOARD += ["seeds", "commit"]
+BOARD = ["method", "network", "embedding", "unlike the paper", "paper", "here", "vote", "mean"]
+OTHERS = {"ensemble": "ensemble", "mean-z": "mean-z", "block_1": "block 1"}  # what a run has of them -> column
+BOARD += [*OTHERS.values(), "time", "machine", "seeds", "commit"]
 SHORT = ["data", "method", "network", "embedding", "paper", "here", "time"]
 MEMORY_COLUMNS = ["data", "method", "paper (GB, share)", "here (MB, share)", "activations (MB)"]
 MEMORY = """\
@@ -35,9 +36,13 @@ paper counts a whole process on a GPU, so neither sizes nor shares need agree.
 EXPLAINED = """\
 Test accuracy in per cent. **paper** and **here**: mean over single inference runs (readout `sample`, the paper's), here
 +- the standard error over the 5 runs of all seeds. **vote**, **mean**: the runs of a seed joined, which the paper does
-not do. **time**: of training, on a machine that did other work beside it. A row says how its settings differ from the
-paper's protocol (Table 3, all training images, last epoch, 3 seeds). The updates of dt are interleaved; the paper's
-Algorithm 1 trains one block after the other.
+not do. **ensemble**: the mean of the blocks' own u_hat over blocks and runs. **mean-z**: the embedding nearest to the
+mean z of the runs. **block 1**: the class of its u_hat, from the image and mere noise. None of these is the paper's
+readout. **time**: of training, on a machine that did other work beside it.
+
+A row says how its settings differ from the paper's protocol (Table 3, all training images, last epoch, 3 seeds). In one
+point no row of dt follows it: every batch goes through all blocks, where the paper's Algorithm 1 trains one block after
+the other (`--block-order sequential`).
 """
 
 
@@ -86,8 +91,14 @@ def board_row(result: dict, row: dict) -> list[str]:
     seconds = sum(run["seconds"] for run in runs) / len(runs)
     cells = [METHODS[row["method"]].title, network(row), row["embedding"], unlike(result, row)]
     cells += ["-" if paper is None else f"{paper:.2f}", f"{mean:.2f} +- {error:.2f}"]
-    cells += [f"{sum(run[name] for run in runs) / len(runs):.2f}" for name in ("vote", "mean")]
+    cells += [_mean_of(runs, name) for name in ("vote", "mean", *OTHERS)]
     return [*cells, f"{seconds:,.0f} s", machines, str(len(runs)), commits]
+
+
+def _mean_of(runs: list[dict], name: str) -> str:
+    """Return the mean over the seeds of a readout; '-' where it is not known of all."""
+    values = [run.get(name) for run in runs]
+    return "-" if None in values else f"{sum(values) / len(values):.2f}"
 
 
 def label(row: dict) -> str:

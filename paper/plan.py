@@ -37,7 +37,7 @@ DECISIVE = DEFAULTS.keys() - (CHANGEABLE - {"epochs"}) - OF_CALL - {"recipe"}
 # Set here, so that they cannot be given.
 OURS = {"dataset", "method", "seed", "embedding_type", "embedding_dim", "embedding_init", "class_probability"}
 OURS |= {"checkpoint", "checkpoint_dir", "evaluate", "predict", "merge", "compare", "blocks", "embedding_from"}
-OURS |= {"test_every_epoch", "early_stopping_patience"}
+OURS |= {"test_every_epoch", "early_stopping_patience", "eval_split"}
 
 
 @dataclass
@@ -155,8 +155,9 @@ def find_run(training: Training, runs: Path) -> RunFiles | None:
 
 
 def is_finished(run: RunFiles) -> bool:
-    """Return whether a run is trained and tested."""
-    return finished_run(run.folder) is not None
+    """Return whether a run is trained, and tested on the test images."""
+    finished = finished_run(run.folder)
+    return finished is not None and finished.split == "test"
 
 
 def new_folder(training: Training, runs: Path) -> Path:

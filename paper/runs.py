@@ -144,5 +144,8 @@ def why_not(run: RunFiles) -> str:
         return "holds a part of the blocks: join all parts with python main.py --merge"
     if not run.is_trained:
         return f"is not finished: go on with python main.py --checkpoint {last}"
+    if run.results and run.split != "test":
+        best = run.folder / "best_model.pt"
+        return f"is not tested yet: first run python main.py --evaluate --eval-split test --checkpoint {best}"
     state = "was last tested with other settings than its own" if run.results else "is not tested yet"
     return f"{state}: first run python main.py --checkpoint {last}"

@@ -16,10 +16,10 @@ from models.methods import METHODS
 from settings import names_where
 
 
-def optimizers_by_block(checkpoint: dict) -> tuple[dict[int, dict], dict]:
-    """Return the optimizer state of every block held, and that of the shared parameters."""
-    *states, shared = checkpoint["optimizers"]
-    return dict(zip(blocks_in(checkpoint["model"]), states, strict=True)), shared
+def optimizers_by_block(checkpoint: dict) -> tuple[dict[int, dict], list[dict]]:
+    """Return the optimizer state of every block held, and those of the shared parameters."""
+    held, states = blocks_in(checkpoint["model"]), checkpoint["optimizers"]
+    return dict(zip(held, states, strict=False)), states[len(held) :]
 
 
 def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -> dict:
@@ -47,7 +47,7 @@ def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -
         "best": best,
         "history": history,
         "train_seconds": sum(row["seconds"] for row in history),
-        "optimizers": [*(optimizers_by_block(holder[t])[0][t] for t in sorted(holder)), optimizers_by_block(first)[1]],
+        "optimizers": [*(optimizers_by_block(holder[t])[0][t] for t in sorted(holder)), *optimizers_by_block(first)[1]],
         "streams": {**first["streams"], "states": states},
     }
 
@@ -144,8 +144,8 @@ def _check_pair(path: str, part: dict, other_path: str, other: dict) -> None:
         raise UserError(
             f"{pair} in the epochs they have ({part['epoch']} and {other['epoch']}): continue the shorter one"
         )
-    if not _same_data(part["info"], other["info"]):
-        raise UserError(f"{pair} in their training images (classes, size or statistics): train both on the same")
+    if not _same_data(part["info"], other["info"]) or part.get("images") != other.get("images"):
+        raise UserError(f"{pair} in their training images: train both on the same")
     shared = [select_blocks(p["model"], ()) for p in (part, other)]
     if not torch.equal(shared[0]["W_embed"], shared[1]["W_embed"]):
         raise UserError(f"{pair} in W_embed: train both with the same --embedding-from")

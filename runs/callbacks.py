@@ -34,7 +34,7 @@ class SaveRun(Callback):
     A run goes on from any of these places to the bit. Raises Stopped after a signal, when the run is saved.
 
     Args:
-        constants: what every checkpoint of the run says: config, info, network, inference.
+        constants: what every checkpoint of the run says: config, info, network, inference, images.
         minutes: between two saves, within an epoch too; 0: after every epoch.
         every: epochs between the checkpoint_epoch_N.pt that are kept; 0: none.
         write_examples: called with (evaluation, epoch) after the best epoch so far.

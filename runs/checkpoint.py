@@ -11,7 +11,7 @@ from runs.files import write_atomic, write_json
 from runs.versions import __version__
 
 MODEL_KEYS = ("config", "info", "network", "inference", "epoch", "val_accuracy", "train_seconds", "model")
-MODEL_KEYS += ("W_embed_start",)  # of best_model.pt
+MODEL_KEYS += ("W_embed_start", "images")  # of best_model.pt
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best_model.pt"
 
 
@@ -40,7 +40,7 @@ def save_best(run: Path, content: dict) -> None:
     model = best["model"] or (None if content.get("partial") else content["model"])
     if model is None or not rows or not is_whole(content):
         return
-    known = {name: content[name] for name in MODEL_KEYS}
+    known = {name: content[name] for name in MODEL_KEYS if name in content}  # parts of older versions lack images
     seconds = sum(row["seconds"] for row in rows[: best["epoch"]])
     own = {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": seconds, "model": model}
     save_checkpoint(run / BEST, known | own)

@@ -11,26 +11,58 @@ import torch
 from errors import require
 from models.build import check_tensor
 from models.checkpoint import FORMAT
+from models.class_probability import smallest_distance
+from models.diffusion import best_classifier
 from models.image_info import ImageInfo
 from models.methods import METHODS
 from rules import accepted
 from runs.reader import check_history, is_accuracy, is_number, is_whole_number
+from settings import Settings
 
 KNOWN = {"program", "format", "version", "config", "info", "network", "inference", "epoch", "val_accuracy", "model"}
-KNOWN |= {"train_seconds", "W_embed_start", "partial", "best", "history", "optimizers", "streams", "threads"}
+KNOWN |= {"train_seconds", "W_embed_start", "partial", "best", "history", "optimizers", "streams", "threads", "images"}
 
 
 def in_todays_form(content: dict) -> dict:
-    """Return the content of a checkpoint, of an older version too: formats 1 and 2 did not describe their network.
+    """Return the content of a checkpoint, of an older version too.
 
-    Raises ValueError for settings that no flag accepts.
+    Formats 1 and 2 did not describe their network; up to 3 theta_out was the whole classifier of z_T, now it is what is
+    added to the closed form, and sigma of the posterior was absolute. Raises ValueError for settings no flag accepts.
     """
     if content["format"] == FORMAT:
         return content
-    settings = accepted(content["config"])
+    for state in (content["model"], (content.get("best") or {}).get("model")):
+        if state is not None and (level := _last_alpha_bar(state)) is not None:
+            weight, bias = best_classifier(level, state["W_embed"])
+            state["theta_out.weight"] = state["theta_out.weight"] - weight
+            state["theta_out.bias"] = state["theta_out.bias"] - bias
+    settings = accepted(_todays_settings(content["config"], content["model"]["W_embed"]))
     network = settings.network(content["info"]["image_shape"])
     described = {"network": network, "inference": settings.inference_of_model, "config": settings.as_dict()}
     return {**content, **described, "format": FORMAT}
+
+
+def _todays_settings(config: dict, W_embed: torch.Tensor) -> dict:
+    """Return settings of an older version in today's terms.
+
+    sigma of the posterior is in units of the smallest distance between embeddings; --augment says what it does.
+    """
+    config = dict(config)
+    if config.get("class_probability") == "posterior":
+        config["posterior_sigma"] /= smallest_distance(W_embed).item()
+    elif config.get("class_probability"):
+        config.pop("posterior_sigma", None)
+    if type(config.get("augment")) is bool:
+        digits = config.get("dataset") in ("mnist", "digits")
+        config["augment"] = (["crop"] if digits else ["crop", "flip"]) if config["augment"] else None
+    return config
+
+
+def _last_alpha_bar(state: dict) -> torch.Tensor | None:
+    """Return alpha_bar at the clean end, of a network that has such a level."""
+    if "alpha_bar" in state:
+        return state["alpha_bar"][-1]
+    return torch.sigmoid(-state["schedule.gamma_1"].double()) if "schedule.gamma_1" in state else None
 
 
 def check_content(content: dict) -> None:
@@ -52,9 +84,17 @@ def check_content(content: dict) -> None:
     require(found == shape, f"its W_embed is {found}, its settings ask for {shape}")
     check_tensor("W_embed_start", content["W_embed_start"], content["model"]["W_embed"])
     require(content["inference"].keys() == {"runs", "how"}, "its way of inference is odd")
+    require(content.get("images") is None or type(content["images"]) is str, "its fingerprint of the images is odd")
     if "optimizers" in content:
-        held = settings.blocks or range(settings.num_blocks or 0)
-        _check_progress(content, len(held) + 1 if METHODS[settings.method].blocks_alone else 1)
+        _check_progress(content, _numbers_of_optimizers(settings))
+
+
+def _numbers_of_optimizers(settings: Settings) -> set[int]:
+    """Return how many optimizers a checkpoint may hold; older versions had one for what all blocks share."""
+    if not METHODS[settings.method].blocks_alone:
+        return {1}
+    held = len(settings.blocks or range(settings.num_blocks))
+    return {held + 1, held + 1 if settings.block_order == "interleaved" else held + settings.num_blocks}
 
 
 def _plain(network: dict) -> dict:
@@ -79,14 +119,15 @@ def check_info(info: dict) -> ImageInfo:
     return ImageInfo(classes, shape, info["mean"], info["std"])
 
 
-def _check_progress(content: dict, optimizers: int) -> None:
+def _check_progress(content: dict, optimizers: set[int]) -> None:
     """Check what continuing needs; the states of optimizers and generators are checked where they are loaded."""
     check_history(content["history"])
     partial, rows, best = content.get("partial"), len(content["history"]), content["best"]
     require(rows == content["epoch"], "its history is of other epochs")
     require(is_whole_number(best["epoch"]) and best["epoch"] <= rows, "its best epoch is none of its epochs")
     require(is_accuracy(best["accuracy"]), "its best accuracy is no percentage")
-    require(len(content["optimizers"]) == optimizers, f"it has not the {optimizers} optimizers of its settings")
+    asked = " or ".join(map(str, sorted(optimizers)))
+    require(len(content["optimizers"]) in optimizers, f"it has not the {asked} optimizers of its settings")
     require(is_whole_number(content["streams"]["seed"]), "its seed is no number")
     require(is_whole_number(content.get("threads", 1), 1), "its number of threads is none")
     if partial is not None:

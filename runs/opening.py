@@ -32,7 +32,9 @@ def announce(
     going_on = checkpoint is None or trainer.epoch < s.epochs
     if going_on:
         (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
-    sizes = {"training": len(data.train), "validation": len(data.validation)} | ({"test": len(test)} if test else {})
+    sizes = {"training": len(data.train), "validation": len(data.validation)}
+    if test and s.eval_split == "test":
+        sizes["test"] = len(test)
     print(describe_run(s, trainer.model, sizes, processes.size))
     if checkpoint:
         tell_differences(trainer, checkpoint, s)

@@ -22,12 +22,13 @@ ARRAYS = (
     | {"times": "t", "per_step_accuracy": "t", "per_step_u_hat": "u"},
     {"by_runs_vote": "r", "by_runs_mean": "r", "calibration_vote": "3b", "calibration_mean": "3b"}
     | {"ece_vote": "", "ece_mean": ""},
+    *({f"by_runs_{name}": "r", f"calibration_{name}": "3b", f"ece_{name}": ""} for name in ("ensemble", "mean-z")),
     {"alpha_bar": "l", "coefficients": "3k"},
     {"gamma_start": "g", "gamma": "g"},
     {"prototypes_start": "mHWC", "prototypes": "mHWC"},
 )
 TEXTS = {"classes", "split", "readout"}
-NEEDED_RESULTS = {"method", "dataset", "seed", "readout", "per_run", "by_inference", "epoch", "test_accuracy_mean"}
+NEEDED_RESULTS = {"method", "dataset", "seed", "readout", "per_run", "by_inference", "epoch"}
 SHOWN_SETTINGS = {"method": (str,), "dataset": (str,), "epochs": (int,), "seed": (int,), "readout": (str,)}
 SHOWN_SETTINGS |= {"embedding_type": (str,), "num_blocks": (int, type(None)), "eval_runs": (int,)}
 
@@ -71,25 +72,33 @@ class RunFiles(NamedTuple):
         last = results["by_inference"][-1]
         names = [name for name in ("method", "dataset", "seed", "inference", "readout") if name in results]
         same = all(results[name] == config[name] for name in names)
+        same &= self.split == "test" or config.get("eval_split") == "val"
         same &= len(results["per_run"]) == config["eval_runs"] and results["epoch"] == self.best_epoch
         ways = [name for name in ("steps", "sampler", "solver") if config.get(name) and name in last]
         return same and all(last[name] == config[name][-1] for name in ways)
 
     @property
+    def split(self) -> str:
+        """Return which images results.json is of, test or validation."""
+        return self.results.get("split", "test")
+
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """Return mean and standard error of results.json."""
+        return tuple(self.results[f"{self.split}_accuracy_{name}"] for name in ("mean", "sem"))
+
+    @property
     def accuracy_path(self) -> dict[str, list[float]]:
-        """Return test accuracy after every epoch that it was measured after, over the seconds of training until then.
+        """Return the accuracy after every epoch that it was measured after, over the seconds of training until then.
 
         Without --test-every-epoch that is the last test alone.
         """
+        name = "test_accuracy" if self.split == "test" else "val_accuracy"
         seconds = accumulate(row["seconds"] for row in self.history)
-        points = [
-            (row["epoch"], passed, row["test_accuracy"])
-            for row, passed in zip(self.history, seconds, strict=True)
-            if "test_accuracy" in row
-        ]
+        rows = zip(self.history, seconds, strict=True)
+        points = [(row["epoch"], passed, row[name]) for row, passed in rows if name in row]
         if not points:
-            passed = sum(row["seconds"] for row in self.history)
-            points = [(len(self.history), passed, self.results["test_accuracy_mean"])]
+            points = [(len(self.history), sum(row["seconds"] for row in self.history), self.accuracy[0])]
         return dict(zip(("epoch", "seconds", "test_accuracy"), map(list, zip(*points, strict=True)), strict=True))
 
 
@@ -134,7 +143,9 @@ def _check_settings(config: dict) -> None:
 
 
 def _check_results(results: dict) -> None:
-    require(type(results) is dict and results.keys() >= NEEDED_RESULTS, "it holds no results")
+    split = results.get("split", "test") if type(results) is dict else ""
+    needed = NEEDED_RESULTS | {f"{split}_accuracy_mean", f"{split}_accuracy_sem"}
+    require(split in ("test", "validation") and results.keys() >= needed, "it holds no results")
     for row in results["by_inference"]:
         numbers = is_accuracy(row["accuracy_mean"]) and is_accuracy(row["accuracy_sem"])
         require(numbers and is_whole_number(row.get("steps", 1), 1), "its accuracies by inference are odd")

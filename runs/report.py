@@ -13,7 +13,7 @@ from models.blocks import format_blocks
 from models.classifier import Classifier
 from models.image_info import ImageInfo
 from models.methods import METHODS
-from settings import READOUTS, Settings
+from settings import Settings
 
 
 def describe_run(s: Settings, model: Classifier, sizes: dict[str, int], processes: int) -> str:
@@ -22,8 +22,10 @@ def describe_run(s: Settings, model: Classifier, sizes: dict[str, int], processe
     spread = f"{processes} ranks of " if processes > 1 else ""
     shape = "x".join(map(str, info.image_shape))
     images = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    augmented = f", augmented by {' and '.join(s.augment)}" if s.augment else ""
+    augmented += ", not mirrored" if s.augment and "flip" not in s.augment else ""
     return (
-        f"{s.dataset}: {images} images {shape}, {len(info.classes)} classes\n"
+        f"{s.dataset}: {images} images {shape}, {len(info.classes)} classes{augmented}\n"
         f"{_describe_model(s, model)}, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
     )
 
@@ -40,7 +42,8 @@ def _describe_model(s: Settings, model: Classifier) -> str:
     noise = f", {s.schedule} noise schedule" if s.schedule else ""
     order = f", {s.block_order} order" if s.block_order else ""
     warmup = f" after warm-up of {s.warmup_epochs}" if s.warmup_epochs else ""
-    return f"{METHODS[s.method].title}: {size}, {embedding}{noise}{order}, lr {s.lr:g} {s.lr_schedule}{warmup}"
+    rate = f", lr {s.lr:g} {s.lr_schedule}{warmup}{', bfloat16' if s.amp else ''}"
+    return f"{METHODS[s.method].title}: {size}, {embedding}{noise}{order}{rate}"
 
 
 def go_on(last: Path, processes: int = 1) -> str:
@@ -70,22 +73,33 @@ def print_ways(by_way: list[dict]) -> None:
     """Print the accuracy of each way of inference, where there are several."""
     for row in by_way if len(by_way) > 1 else ():
         accuracy = f"{row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %"
-        print(f"{describe_way(row)}: {accuracy}, {row['seconds']:.1f} s")
+        trust = f"ECE of mean {row['ece']:.2f} %, NLL {row['nll']:.3f}"
+        print(f"{describe_way(row)}: {accuracy}, {trust}, {row['seconds']:.1f} s")
 
 
-def print_accuracies(result: Evaluation, by_step: bool, by_block: bool) -> None:
+NOT_THE_PAPERS = {
+    "ensemble": ", of the blocks' own u_hat, which see the image: not the paper's readout",
+    "mean-z": ", of the mean z over the runs: not the paper's readout",
+}
+
+
+def print_accuracies(result: Evaluation, by_step: bool, by_block: bool, split: str) -> None:
     """Print the accuracies: by step if asked for (of blocks, or of times), by readout, and the program's last line."""
     if by_step:
         _print_steps(result, by_block)
-    for name in READOUTS:
+    readouts = ["sample", *result.by_runs]
+    width = max(map(len, readouts)) + 1
+    for name in readouts:
         mean, sem = result.accuracy(name)
-        print(f"readout {name + ':':7} {mean:.2f} +- {sem:.2f} %")
-    print(last_line(*result.accuracy(), len(result.per_run)))
+        print(f"readout {name + ':':{width}} {mean:.2f} +- {sem:.2f} %{NOT_THE_PAPERS.get(name, '')}")
+    if "ensemble" in readouts:
+        print(f"block 1 alone: {result.per_step_u_hat[0]:.2f} %, the class of its u_hat from the image and mere noise")
+    print(last_line(*result.accuracy(), len(result.per_run), split))
 
 
-def last_line(mean: float, sem: float, runs: int) -> str:
+def last_line(mean: float, sem: float, runs: int, split: str = "test") -> str:
     """Return the last line of a training or evaluation."""
-    return f"test accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
+    return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
 
 
 def _print_steps(result: Evaluation, by_block: bool) -> None:

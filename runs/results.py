@@ -14,7 +14,7 @@ from runs.files import write_atomic, write_json
 from runs.process import OneProcess
 from runs.report import parameters_of, print_ways
 from runs.versions import versions
-from settings import READOUTS, Settings
+from settings import SPLITS, Settings
 
 
 class RunResults:
@@ -29,9 +29,10 @@ class RunResults:
     ):
         self.run, self.settings, self.evaluator = run, s, evaluator
         self.W_embed_start, self.processes = W_embed_start, processes or OneProcess()
+        self.split = SPLITS[s.eval_split]
 
     def test(self, test: Split, trained: dict) -> Evaluation:
-        """Evaluate on the test images in all ways of inference; the last one counts and is returned.
+        """Evaluate on the images of --eval-split in all ways of inference; the last one counts and is returned.
 
         trained: epoch, val_accuracy, train_seconds and, where known, train_accuracy of the weights.
         """
@@ -41,19 +42,20 @@ class RunResults:
         for way in self.evaluator.ways:
             start = time.perf_counter()
             result = self.evaluator.evaluate(test, "inference", way)
-            mean, sem = result.accuracy()
+            (mean, sem), calibration = result.accuracy(), result.calibration["mean"]
             seconds = time.perf_counter() - start
             adaptive = way.get("solver") == "dopri5"  # chooses its own steps
             shown = {name: value for name, value in way.items() if not (adaptive and name == "steps")}
-            by_way.append({**shown, "accuracy_mean": mean, "accuracy_sem": sem, "seconds": seconds})
-        self.write_examples(result, test, "test", trained["epoch"])
+            row = {"accuracy_mean": mean, "accuracy_sem": sem, "ece": calibration.ece, "nll": calibration.nll}
+            by_way.append({**shown, **row, "seconds": seconds})
+        self.write_examples(result, test, self.split, trained["epoch"])
         if self.processes.first:
             kept = ("epoch", "val_accuracy", "train_accuracy_mean", "train_accuracy_sem")
             content = {
                 **self._content(result, by_way),
                 **{name: trained.get(name) for name in kept},
                 "seconds": {"training": trained["train_seconds"], "evaluation": seconds},
-                "test_images": len(test),
+                f"{self.split}_images": len(test),
                 "ranks": self.processes.size,
                 "all_reduced_bytes": self.processes.bytes_reduced,  # by each rank since it started
             }
@@ -67,11 +69,13 @@ class RunResults:
         mean, sem = result.accuracy()
         return {
             **{name: getattr(s, name) for name in ("method", "dataset", "seed", "readout", "inference")},
-            "test_accuracy_mean": mean,
-            "test_accuracy_sem": sem,
+            "split": self.split,
+            f"{self.split}_accuracy_mean": mean,
+            f"{self.split}_accuracy_sem": sem,
             "accuracy_by_readout": {
-                name: dict(zip(("mean", "sem"), result.accuracy(name), strict=True)) for name in READOUTS
+                name: dict(zip(("mean", "sem"), result.accuracy(name), strict=True)) for name in model.readouts
             },
+            "accuracy_u_hat_of_block_1": result.per_step_u_hat[0] if "ensemble" in model.readouts else None,
             "per_run": result.per_run,
             "accuracy_by_runs": result.by_runs,
             "calibration": {

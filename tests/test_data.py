@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from data import Batches, augment, channel_statistics, load_images, training_data
 from errors import UserError
@@ -43,15 +44,42 @@ def test_constant_channel_does_not_divide_by_zero():
     assert channel_statistics(torch.full((4, 2, 2, 1), 7, dtype=torch.uint8)) == ([7.0], [1.0])
 
 
-def test_split_holds_out_the_stated_part_and_depends_on_the_seed_alone():
-    raw = random_raw()
-    first, again, other = (training_data(raw, 0.2, Streams(seed)) for seed in (0, 0, 1))
+def test_split_holds_out_the_stated_part_and_follows_from_images_and_seed():
+    raw, mixed = random_raw(), torch.randperm(50)
+    in_another_order = RawImages(raw.images[mixed], raw.labels[mixed], raw.classes)
+    first, other = (training_data(raw, 0.2, Streams(seed)) for seed in (0, 1))
+    again = training_data(in_another_order, 0.2, Streams(0))
     assert (len(first.train), len(first.validation)) == (40, 10)
-    assert torch.equal(first.validation.images, again.validation.images)
+    assert torch.equal(first.validation.images, again.validation.images) and first.fingerprint == again.fingerprint
+    assert torch.equal(first.train.images, again.train.images)
     assert not torch.equal(first.validation.images, other.validation.images)
     both = torch.cat([first.train.images, first.validation.images]).flatten(1).tolist()
     assert sorted(both) == sorted(raw.images.flatten(1).tolist())
     assert len(training_data(raw, 0.0, Streams(0)).train) == 50
+
+
+def test_split_holds_out_the_same_part_of_every_class():
+    images = torch.randint(256, (400, 4, 4, 1), dtype=torch.uint8)
+    labels = torch.tensor([0] * 300 + [1] * 60 + [2] * 35 + [3] * 4 + [4])
+    data = training_data(RawImages(images, labels, list("abcde")), 0.1, Streams(0))
+    assert data.validation.labels.bincount(minlength=5).tolist() == [30, 6, 4, 0, 0]
+    assert data.train.labels.bincount(minlength=5).tolist() == [270, 54, 31, 4, 1]
+    nearly_all = training_data(RawImages(images, labels, list("abcde")), 0.9, Streams(0))
+    assert nearly_all.train.labels.bincount(minlength=5).min() == 1
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "changed"])
+def test_the_fingerprint_tells_other_images(change):
+    raw = random_raw()
+    images, labels = raw.images.clone(), raw.labels
+    if change == "added":
+        images, labels = torch.cat([images, images[:1] // 2]), torch.cat([labels, labels[:1]])
+    elif change == "removed":
+        images, labels = images[1:], labels[1:]
+    else:
+        images[0, 0, 0, 0] ^= 1
+    other = training_data(RawImages(images, labels, raw.classes), 0.2, Streams(0))
+    assert other.fingerprint != training_data(raw, 0.2, Streams(0)).fingerprint
 
 
 def test_epoch_batches_hold_every_index_once_and_never_a_single_one():
@@ -64,21 +92,28 @@ def test_epoch_batches_hold_every_index_once_and_never_a_single_one():
     assert sorted(torch.cat(batches).tolist()) == list(range(257))
 
 
-def test_augment_crops_shifted_windows_and_mirrors():
+def test_augment_shifts_windows_whose_border_is_reflected():
     images = torch.randint(1, 256, (200, 8, 8, 1), dtype=torch.uint8)
-    out = augment(images, torch.Generator().manual_seed(0), mirror=False)
+    out = augment(images, torch.Generator().manual_seed(0), ["crop"])
     assert out.shape == images.shape and out.dtype == torch.uint8
-    padded = torch.nn.functional.pad(images, (0, 0, 1, 1, 1, 1))
+    padded = F.pad(images.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="reflect").permute(0, 2, 3, 1).byte()
     shifts = set()
     for before, after in zip(padded, out, strict=True):
         found = [(i, j) for i in range(3) for j in range(3) if torch.equal(before[i : i + 8, j : j + 8], after)]
         assert len(found) == 1
         shifts.add(found[0])
     assert len(shifts) == 9
-    flipped = augment(images, torch.Generator().manual_seed(0), mirror=True)
+
+
+def test_augment_mirrors_only_where_it_is_asked_for():
+    images = torch.randint(1, 256, (200, 8, 8, 1), dtype=torch.uint8)
+    flipped = augment(images, torch.Generator().manual_seed(0), ["flip"])
     mirrored = sum(torch.equal(a.flip(1), b) for a, b in zip(images, flipped, strict=True))
     upright = sum(torch.equal(a, b) for a, b in zip(images, flipped, strict=True))
-    assert mirrored > 2 and upright > 2
+    assert mirrored + upright == 200 and min(mirrored, upright) > 70
+    both = augment(images, torch.Generator().manual_seed(0), ["crop", "flip"])
+    assert torch.equal(both, augment(images, torch.Generator().manual_seed(0), ["flip", "crop"]))
+    assert not torch.equal(both, augment(images, torch.Generator().manual_seed(0), ["crop"]))
 
 
 def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation_part():
@@ -92,7 +127,7 @@ def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation
 
 def test_a_batch_makes_its_images_only_where_they_are_asked_for():
     data = training_data(random_raw(), 0.0, Streams(0))
-    batches, made = Batches(data.train, data.info, 10, Streams(0), augment=True), []
+    batches, made = Batches(data.train, data.info, 10, Streams(0), augment=["crop"]), []
     normalise = data.info.normalise
     data.info.normalise = lambda images: made.append(len(images)) or normalise(images)
     batch = batches.batch(torch.arange(10), 1, 0)

@@ -5,8 +5,9 @@ import torch
 from conftest import images_of, make_model
 
 from data import Split
-from evaluate import BINS, CalibrationSum, Evaluator, answer, joined_answers, mean_and_error, vote_shares
+from evaluate import BINS, Answers, CalibrationSum, Evaluator, answer, ask, joined, mean_and_error, vote_shares
 from models.image_info import ImageInfo
+from models.NoProp_FM import NoPropNetFM
 from models.random_streams import Streams
 
 
@@ -45,16 +46,47 @@ def test_vote_shares_are_a_distribution_that_is_never_zero():
 
 def test_answers_of_the_first_runs():
     p = torch.tensor([[[0.6, 0.4, 0.0]], [[0.1, 0.1, 0.8]], [[0.0, 0.55, 0.45]], [[0.1, 0.5, 0.4]]])  # (4, 1, 3)
-    joined = joined_answers(p)
-    assert joined["vote"].flatten().tolist() == [0, 2, 2, 1]  # ties go to the larger mean
-    assert joined["mean"].flatten().tolist() == [0, 2, 2, 2]
+    first = {name: joined(Answers(p, p, None), name, None).argmax(dim=2).flatten() for name in ("vote", "mean")}
+    assert first["vote"].tolist() == [0, 2, 2, 1]  # ties go to the larger mean
+    assert first["mean"].tolist() == [0, 2, 2, 2]
 
 
 def test_the_answer_for_one_image_comes_with_what_it_rests_on():
     p = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8], [0.0, 0.55, 0.45], [0.1, 0.5, 0.4]])  # (4, 3)
     expected = {"sample": (0, 0.6), "vote": (1, 0.5), "mean": (2, (0.8 + 0.45 + 0.4) / 4)}
     for readout, (y, sure) in expected.items():
-        assert answer(p, readout) == (y, pytest.approx(sure))
+        assert answer(Answers(p.unsqueeze(1), p.unsqueeze(1), None), readout, None) == (y, pytest.approx(sure))
+
+
+def made_answers(runs=3, batch=4, m=5, d=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    p, u_hat = (torch.randn(runs, batch, m, generator=generator).softmax(dim=2) for _ in range(2))
+    return Answers(p, torch.randn(runs, batch, d, generator=generator), u_hat)
+
+
+def test_ensemble_is_the_mean_of_the_blocks_own_class_weights_over_blocks_and_runs():
+    model = make_model(num_blocks=3, m=4).eval()
+    x, generators = torch.randn(6, 1, 8, 8), [torch.Generator().manual_seed(r) for r in range(2)]
+    seen = []
+    answers = ask(model, x, generators, lambda step, z, weights: seen.append(weights))
+    expected = torch.stack(seen).mean(dim=(0, 1))  # (B, m) of (T, R, B, m)
+    torch.testing.assert_close(joined(answers, "ensemble", model)[-1], expected)
+    assert len(seen) == 3 and answers.probabilities.shape == (2, 6, 4)
+
+
+def test_mean_z_is_the_embedding_nearest_to_the_mean_of_z():
+    W = torch.tensor([[0.0, 0], [4, 0], [0, 4]])
+    model = NoPropNetFM((1, 8, 8), W)
+    z = torch.tensor([[[3.9, 0.0]], [[-3.0, 3.9]], [[-0.9, 0.0]]])  # (R, 1, d); each run of another class
+    answers = Answers(model.log_prob(z).exp(), z, None)
+    assert joined(answers, "mean-z", model).argmax(dim=2).flatten().tolist() == [1, 0, 0]
+    assert answers.probabilities.argmax(dim=2).flatten().tolist() == [1, 2, 0]
+
+
+def test_joined_readouts_of_one_run_are_that_run():
+    answers, model = made_answers(runs=1), make_model(m=5)
+    assert torch.equal(joined(answers, "mean", model), answers.probabilities)
+    assert torch.equal(joined(answers, "ensemble", model), answers.u_hat)
 
 
 def test_mean_and_standard_error():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -33,7 +34,7 @@ def test_a_training_leaves_the_files_of_a_run(digits_run):
     assert results["test_accuracy_mean"] == pytest.approx(np.mean(results["per_run"]))
     assert results["test_accuracy_sem"] == pytest.approx(np.std(results["per_run"], ddof=1) / 5**0.5)
     assert results["per_step_accuracy"][-1] == pytest.approx(results["test_accuracy_mean"], abs=1e-3)
-    assert set(results["accuracy_by_readout"]) == {"sample", "vote", "mean"}
+    assert set(results["accuracy_by_readout"]) == {"sample", "vote", "mean", "ensemble"}
     history = json.loads((digits_run / "logs" / "training_history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2]
     row = history[0]
@@ -111,6 +112,45 @@ def test_own_images_train_evaluate_predict(run_main, tmp_path):
     (root / "test" / "dog").rename(root / "test" / "emu")
     code, _, err = run_main("--evaluate", "--checkpoint", run / "best_model.pt")
     assert code == 2 and "dog" in err[0] and "emu" in err[0]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_with_the_validation_split_no_test_image_is_read(run_main, tmp_path):
+    data, run = make_folder(tmp_path / "data", counts=(20, 20)), tmp_path / "run"
+    shutil.rmtree(data / "test")
+    flags = ["--dataset", "folder", "--data-dir", data, "--num-blocks", 2, "--epochs", 1, "--val-fraction", 0.3]
+    code, out, _ = run_main(*flags, "--eval-split", "val", "--checkpoint-dir", run)
+    assert code == 0 and re.fullmatch(LAST_LINE.pattern.replace("test", "validation"), out[-1])
+    results = json.loads((run / "results.json").read_text())
+    assert results["validation_images"] == 12 and not [name for name in results if name.startswith("test")]
+    code, again, _ = run_main("--evaluate", "--checkpoint", run / "best_model.pt")
+    assert (code, again[-1]) == (0, out[-1])
+    code, _, err = run_main("--evaluate", "--checkpoint", run / "best_model.pt", "--eval-split", "test")
+    assert code == 2 and "there is no folder" in err[0]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_does_not_go_on_with_other_images(run_main, tmp_path):
+    data, run = make_folder(tmp_path / "data", counts=(10, 10)), tmp_path / "run"
+    flags = ["--dataset", "folder", "--data-dir", data, "--num-blocks", 2, "--epochs", 1, "--val-fraction", 0.3]
+    assert run_main(*flags, "--checkpoint-dir", run)[0] == 0
+    Image.new("RGB", (8, 8), "red").save(data / "train" / "cat" / "new.png")
+    before = (run / "last.pt").read_bytes()
+    for how in (["--epochs", 2], ["--evaluate", "--eval-split", "val"]):
+        code, out, err = run_main("--checkpoint", run / "last.pt", *how)
+        assert (code, out, len(err)) == (2, [], 1) and "the training images are not those that" in err[0]
+    assert (run / "last.pt").read_bytes() == before
+    assert run_main("--checkpoint", run / "last.pt", "--evaluate")[0] == 0  # on the test images
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_checkpoint_of_before_the_stratified_split_is_used_but_not_trained_on(digits_run, run_main, tmp_path):
+    content = torch.load(digits_run / "last.pt", weights_only=True)
+    del content["images"]
+    torch.save(content, tmp_path / "old.pt")
+    code, out, err = run_main("--checkpoint", tmp_path / "old.pt", "--epochs", 3)
+    assert (code, out, len(err)) == (2, [], 1) and "held out other validation images" in err[0]
+    assert run_main("--checkpoint", tmp_path / "old.pt", "--evaluate")[0] == 0
 
 
 def test_data_that_cannot_be_downloaded_names_the_place_and_two_ways_out(run_main, tmp_path, monkeypatch):

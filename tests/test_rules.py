@@ -6,7 +6,6 @@ import pytest
 from conftest import ROOT
 
 from errors import UserError
-from models.methods import METHODS
 from rules import adopt, describe_flags, parse, settle, take_embedding_settings
 from settings import make_parser
 
@@ -36,6 +35,10 @@ def test_the_page_of_flags_is_made_from_the_settings():
 
 
 TOGETHER = {
+    "--method fm --readout ensemble": "--readout ensemble belongs to --method dt, not to fm",
+    "--readout mean-z": "--readout mean-z belongs to --method fm, not to dt",
+    "--eval-split val --val-fraction 0": "--eval-split val needs validation images",
+    "--eval-split val --test-every-epoch": "--test-every-epoch looks at the test images",
     "--method ct --num-blocks 3": "--num-blocks belongs to --method dt or backprop, not to ct",
     "--method fm --eta 1": "--eta belongs",
     "--method dt --flow-sigma 1": "--flow-sigma belongs",
@@ -107,6 +110,11 @@ def test_what_was_not_given_is_no_reason_to_refuse():
         ("--lr-scheduler-patience 3", {"lr_schedule": "plateau", "lr_scheduler_patience": 3}),
         ("--lr-schedule plateau", {"lr_schedule": "plateau", "lr_scheduler_patience": 5}),
         ("--predict a.png --checkpoint x.pt", {"readout": "mean"}),
+        ("--augment", {"augment": ["crop", "flip"]}),
+        ("--augment --dataset folder", {"augment": ["crop"]}),
+        ("--augment crop,flip --dataset mnist", {"augment": ["crop", "flip"]}),
+        ("--amp", {"amp": True}),
+        ("--amp auto", {"amp": "auto"}),
         ("--recipe fast --lr 0.5", {"epochs": 16, "lr": 0.5, "lr_schedule": "cosine", "warmup_epochs": 1}),
     ],
 )
@@ -115,10 +123,10 @@ def test_defaults_depend_on_method_data_and_other_flags(flags, expected):
     assert {name: getattr(s, name) for name in expected} == expected
 
 
-def test_a_recipe_that_a_method_lacks_is_one_line(run_main, monkeypatch):
-    monkeypatch.setitem(METHODS, "fm", replace(METHODS["fm"], recipes={}))
-    code, _, err = run_main("--dataset", "digits", "--method", "fm", "--recipe", "fast")
-    assert (code, len(err)) == (2, 1) and "--recipe fast is none of --method fm" in err[0]
+@pytest.mark.parametrize("method", ["ct", "fm"])
+def test_a_recipe_that_a_method_lacks_is_one_line(run_main, method):
+    code, _, err = run_main("--dataset", "digits", "--method", method, "--recipe", "fast")
+    assert (code, len(err)) == (2, 1) and f"--recipe fast is none of --method {method}" in err[0]
 
 
 USE = {

@@ -55,7 +55,7 @@ def test_two_hundred_blocks(run_main, tmp_path):
         ((1, 1), 3, [], ["at least 4 x 4 pixels", "--image-size"]),
         ((3, 40), 3, [], ["at least 4 x 4 pixels", "--image-size"]),
         ((8, 8), 1, [], ["--val-fraction"]),  # a tenth of two images is none
-        ((8, 8), 1, ["--val-fraction", 0.5], ["too few"]),
+        ((8, 8), 1, ["--val-fraction", 0.5], ["--val-fraction", "each class keeps one"]),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_words(run_main, tmp_path, size, per_class, flags, words):

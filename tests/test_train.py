@@ -44,6 +44,8 @@ def test_blocks_do_not_depend_on_the_order_of_training_to_the_bit(tmp_path, prec
 def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.train()
+    with torch.no_grad():
+        trainer.model.W_embed.mul_(0.05)  # embeddings so near that theta_out is not sure of any
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     trainer.updates.step([2], trainer.batches.batch(torch.arange(32), 1, 0))
     after = trainer.model.state_dict()
@@ -51,6 +53,44 @@ def test_an_update_changes_its_block_and_the_shared_parameters_only(tmp_path):
     assert {k for k in changed if not k.startswith("blocks.1.")} == {"W_embed", "theta_out.weight", "theta_out.bias"}
     parameters = {k for k, _ in trainer.model.named_parameters() if k.startswith("blocks.1.")}
     assert parameters <= changed
+
+
+def test_in_algorithm_1_a_block_moves_the_embeddings_by_its_own_scale(tmp_path):
+    """Gradients of W_embed are far larger from the last block; an Adam state of all blocks would still the first."""
+    trainer = make_trainer(tmp_path, "--block-order", "sequential", "--weight-decay", 0)
+    trainer.model.train()
+    batch, W_embed = trainer.batches.batch(torch.arange(32), 1, 0), trainer.model.W_embed
+    for _ in range(3):
+        trainer.updates.step([trainer.model.num_blocks], batch)
+    before = W_embed.detach().clone()
+    trainer.updates.step([1], batch)
+    moved = (W_embed - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.001), rtol=1e-2, atol=0)  # Adam's first step is lr
+
+
+@pytest.mark.parametrize("order", ["interleaved", "sequential"])
+def test_no_weight_decay_pulls_on_theta_out(tmp_path, order):
+    trainer = make_trainer(tmp_path, "--block-order", order, "--weight-decay", 0.5)
+    theta_out = set(trainer.model.theta_out.parameters())
+    for updater in trainer.updates.shared:
+        decay = {p: g["weight_decay"] for g in updater.optimizer.param_groups for p in g["params"]}
+        assert {p: decay[p] for p in theta_out} == dict.fromkeys(theta_out, 0)
+        assert decay[trainer.model.W_embed] == 0.5
+
+
+def test_no_weight_decay_pulls_on_the_schedule_of_ct(tmp_path):
+    trainer = make_trainer(tmp_path, "--method", "ct", "--weight-decay", 0.5)
+    (updater,), model = trainer.updates.updaters, trainer.model
+    free = {p for g in updater.optimizer.param_groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert free == {*model.schedule.parameters(), *model.theta_out.parameters()}
+
+
+def test_one_norm_of_clipping_means_one_thing_for_every_block(tmp_path):
+    """Gradients grow with the weight of a block's loss: relative to it they are of one size."""
+    updates = make_trainer(tmp_path, "--clip-grad-norm", 0.5).updates
+    weights = updates.model.loss_weights
+    assert [updates.by_block[t].clip_norm / weights[t - 1] for t in updates.by_block] == pytest.approx([0.5] * 3)
+    assert weights[-1] / weights[0] > 100
 
 
 def test_training_lowers_the_loss_and_learns_the_classes(tmp_path):

@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import SHAPE, give_oracles, images_of, make_model
 from torch.distributions import Categorical, MultivariateNormal, kl_divergence
+from torch.nn import functional as F
 
 from models.class_probability import class_log_prob
-from models.diffusion import kl_to_noise
+from models.diffusion import best_classifier, kl_to_noise
+from models.NoProp_DT import NoPropNetDT
+from models.precision import weighted_embedding
 from models.schedules import snr
 
 
@@ -43,13 +46,44 @@ def test_denoising_term_is_summed_over_d_and_weighted_by_T_eta_and_snr(t):
 
 def test_class_term_is_the_cross_entropy_on_a_sample_of_z_T():
     model = give_oracles(make_model(num_blocks=3))
-    with torch.no_grad():
-        model.theta_out.weight.copy_(torch.eye(4) * 2)
-        model.theta_out.bias.zero_()
+    with torch.no_grad():  # what is added takes the closed form away and puts 2 z there
+        weight, bias = best_classifier(model.alpha_bar_T, model.W_embed)
+        model.theta_out.weight.copy_(torch.eye(4) * 2 - weight)
+        model.theta_out.bias.copy_(-bias)
     y = torch.zeros(100_000, dtype=torch.int64)
     nll = model.loss(1, images_of(y), y).class_nll.item()
     expected = -Categorical(logits=torch.tensor([2.0, 0, 0, 0])).log_prob(torch.tensor(0)).item()
     assert nll == pytest.approx(expected, abs=0.01)  # z_T is u_y but for a variance of 1e-3
+
+
+@pytest.mark.parametrize("clip", [(1e-4, 0.999), (1e-4, 0.6)])
+def test_theta_out_starts_at_the_posterior_of_q(clip):
+    """The law of z_T is known, so is p(y | z_T): untrained, the class head is calibrated."""
+    model = make_model(num_blocks=3, d=5, alpha_bar_clip=clip).double()
+    alpha_bar, z = model.alpha_bar[-1], torch.randn(50, 5, dtype=torch.float64)
+    law = MultivariateNormal(alpha_bar.sqrt() * model.W_embed, (1 - alpha_bar) * torch.eye(5, dtype=torch.float64))
+    expected = law.log_prob(z[:, None]).log_softmax(dim=1)  # classes of equal share
+    torch.testing.assert_close(model.log_prob(z), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_theta_out_follows_the_embeddings_as_they_are_learned():
+    model = make_model(num_blocks=3, d=5, learn=True)
+    with torch.no_grad():
+        model.W_embed.mul_(-3)
+    z_T = model.q_sample(3, model.W_embed)
+    assert model.log_prob(z_T).argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("t", [1, 3])
+def test_under_autocast_what_follows_the_network_is_single_precision(t):
+    model = make_model(num_blocks=3, d=5, learn=True)
+    y, kinds = torch.arange(8) % 4, []
+    model.block(t).fuse.register_forward_hook(lambda block, args, out: kinds.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss(t, torch.randn(8, *SHAPE), y)
+        u_hat = weighted_embedding(torch.randn(8, 4, dtype=torch.bfloat16), model.W_embed)
+    assert kinds == [torch.bfloat16] and u_hat.dtype == torch.float32
+    assert {term.dtype for term in terms} <= {torch.float32, torch.float64}
 
 
 def test_block_t_is_trained_at_the_noise_level_at_which_it_is_used():
@@ -167,17 +201,23 @@ def test_the_class_head_sees_z_only():
     torch.nn.init.normal_(model.theta_out.weight)
     assert model.theta_out.in_features == 5
     z = torch.randn(2, 5)
-    expected = model.theta_out(z).log_softmax(1)
-    torch.testing.assert_close(model.log_prob(z), expected)
+    logits = model.theta_out(z) + F.linear(z, *best_classifier(model.alpha_bar_T, model.W_embed))
+    torch.testing.assert_close(model.log_prob(z), logits.log_softmax(1))
 
 
 def test_posterior_is_the_radial_distance_of_equations_15_and_16():
     logits, W, sigma = torch.randn(6, 4), torch.randn(4, 3), 0.7
-    y_tilde = logits.softmax(1) @ W
+    y_tilde, sigma_in_units = logits.softmax(1) @ W, sigma / torch.pdist(W).min().item()
     distance = torch.cdist(y_tilde, W) ** 2
     expected = (-distance / (2 * sigma**2)).softmax(1)
-    actual = class_log_prob(logits, W, "posterior", sigma).exp()
+    actual = class_log_prob(logits, W, "posterior", sigma_in_units).exp()
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("m", [10, 100])
+def test_the_posterior_can_be_sure_by_default(m):
+    p = class_log_prob(100 * torch.eye(m), torch.eye(m), "posterior", make_model().posterior_sigma).exp()
+    assert p.diagonal().min() > 0.999
 
 
 def test_u_hat_is_a_convex_combination_of_class_embeddings():
@@ -212,3 +252,25 @@ def test_inference_builds_no_graph_through_the_blocks():
 def test_there_is_no_block_0():
     with pytest.raises(IndexError):
         make_model().block(0)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_z_0_of_prototypes_does_not_tell_the_class(seed):
+    """The best linear classifier of z_0 stays within one point of chance; with a lower end of 1e-4 it would not."""
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(10, 3 * 32 * 32, generator=generator)  # as long as normalised images
+    y, right = torch.arange(40_000) % 10, []
+    for clip in (None, (1e-4, 0.999)):
+        model = NoPropNetDT((3, 32, 32), W, prototype=True, num_blocks=2, alpha_bar_clip=clip, blocks=[])
+        found = [
+            F.linear(model.q_sample(0, W[part], generator), *best_classifier(model.alpha_bar[0], W)).argmax(dim=1)
+            for part in y.split(4000)
+        ]
+        right.append((torch.cat(found) == y).double().mean().item())
+    assert abs(right[0] - 0.1) < 0.01 < right[1] - 0.1 - 0.01
+
+
+def test_the_weights_of_the_loss_follow_a_schedule_that_is_loaded():
+    model, other = make_model(num_blocks=3), make_model(num_blocks=3, schedule="linear", alpha_bar_clip=(0.1, 0.7))
+    model.load_state_dict(other.state_dict())
+    assert (model.loss_weights, model.alpha_bar_T) == (other.loss_weights, other.alpha_bar_T)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import SHAPE, images_of
 from torch import nn
+from torch.distributions import MultivariateNormal
 
 from models.continuous import draw_times
 from models.learned_schedule import LearnedSchedule
@@ -71,6 +72,19 @@ def test_the_slope_of_snr_is_that_of_finite_differences(seed):
     difference = (torch.exp(-schedule.gamma(t + h)) - torch.exp(-schedule.gamma(t - h))) / (2 * h)
     slope = schedule.alpha_bar_and_snr_slope(t)[1]
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-9)
+
+
+def test_theta_out_of_ct_starts_at_the_posterior_of_q():
+    net = NoPropNetCT(SHAPE, torch.randn(4, 3)).double()
+    alpha_bar, z = net.schedule.alpha_bar(net.schedule.ends)[1].detach(), torch.randn(50, 3, dtype=torch.float64)
+    law = MultivariateNormal(alpha_bar.sqrt() * net.W_embed, (1 - alpha_bar) * torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(net.log_prob(z), law.log_prob(z[:, None]).log_softmax(dim=1), rtol=1e-6, atol=1e-6)
+
+
+def test_theta_out_of_fm_starts_at_the_embeddings():
+    net = NoPropNetFM(SHAPE, torch.eye(4) * 2, learn_embedding=True)
+    assert net.theta_out(net.W_embed).argmax(dim=1).tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(net.theta_out(net.W_embed).diagonal(), torch.ones(4))
 
 
 def test_the_loss_of_ct_trains_the_schedule_and_stays_monotone():

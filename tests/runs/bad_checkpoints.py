@@ -232,7 +232,7 @@ CONTENTS = {
     "moments of a missing parameter": Case(optimizer(lambda o: o["state"].update({99: o["state"][0]})), "99"),
     "learning rate of an optimizer": Case(optimizer(lambda o: o["param_groups"][0].update(lr="fast")), "'fast'"),
     "learning rate infinite": Case(optimizer(lambda o: o["param_groups"][0].update(lr=float("inf"))), "finite"),
-    "another scheduler": Case(last(lambda c: c["optimizers"][0].update(warmup={"step": 1})), "schedulers"),
+    "another scheduler": Case(last(lambda c: c["optimizers"][0].update(plateau={"best": 1})), "learning-rate schedule"),
     "random state cut off": Case(
         last(lambda c: c["streams"]["states"].update({"noise/1": ("cpu", torch.zeros(9, dtype=torch.uint8))})),
         "damaged",
