@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from data import Batches, Split, TrainingData, load_images, require_same, training_data
+from data import Batches, Split, TrainingData, as_known, load_images, training_data
 from errors import UserError, reading
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch
 from hardware.device import compile_networks
@@ -33,15 +33,8 @@ def load_data(
     s: Settings, checkpoint: dict | None, streams: Streams, processes: OneProcess
 ) -> tuple[TrainingData, Split | None]:
     """Return the training data, and the images to test on where the whole model is trained."""
-    info = ImageInfo(**checkpoint["info"]) if checkpoint else None
     with processes.one_per_machine_first():
-        shape = info.image_shape if info else None
-        raw = load_images(s.dataset, "train", data_dir=s.data_dir, image_size=s.image_size, shape=shape)
-        if info:
-            require_same(raw, info, "training")
-        data = training_data(raw, s.val_fraction, streams, info, s.train_size)
-        if checkpoint:
-            require_same_images(s.checkpoint, checkpoint, data)
+        data = load_training(s, checkpoint, streams)
         if s.blocks:
             return data, None
         return data, data.validation if s.eval_split == "val" else load_test(s, data.info)
@@ -49,14 +42,28 @@ def load_data(
 
 def load_tested(s: Settings, checkpoint: dict) -> Split:
     """Return the images that --evaluate tests a checkpoint on; the validation split is that of its training."""
-    info = ImageInfo(**checkpoint["info"])
     if s.eval_split == "test":
-        return load_test(s, info)
-    raw = load_images(s.dataset, "train", data_dir=s.data_dir, shape=info.image_shape)
-    require_same(raw, info, "training")
-    data = training_data(raw, s.val_fraction, Streams(checkpoint["config"]["seed"]), info)
-    require_same_images(s.checkpoint, checkpoint, data)
-    return data.validation
+        return load_test(s, ImageInfo(**checkpoint["info"]))
+    return load_training(s, checkpoint, Streams(checkpoint["config"]["seed"])).validation
+
+
+def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> TrainingData:
+    """Return the training data. Raises UserError where they are not those that the checkpoint was trained on."""
+    info = ImageInfo(**checkpoint["info"]) if checkpoint else None
+    where = {"data_dir": s.data_dir, "image_size": s.image_size}
+    raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
+    if info:
+        raw = as_known(raw, info, "training")
+    height, width, channels = raw.images.shape[1:]
+    known = info or ImageInfo(raw.classes, (channels, height, width), [], [])
+    own = load_images(s.dataset, "validation", shape=known.image_shape, **where) if s.val_fraction else None
+    if own:
+        own = as_known(own, known, "validation")
+        print(f"validation split: the data set's own {len(own.labels)}, nothing is held out of the training images")
+    data = training_data(raw, s.val_fraction, streams, info, s.train_size, own)
+    if checkpoint:
+        require_same_images(s.checkpoint, checkpoint, data)
+    return data
 
 
 def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None:
@@ -77,7 +84,7 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
     raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape)
-    require_same(raw, info, "test")
+    raw = as_known(raw, info, "test")
     return Split(raw.images, raw.labels)
 
 
@@ -156,7 +163,9 @@ def restored(path: str, checkpoint: dict, blocks: list[int] | None = None) -> Cl
 def make_evaluator(s: Settings, model: Classifier, streams: Streams, processes: OneProcess | None = None) -> Evaluator:
     """Return the evaluator of a model whose `info` is set."""
     processes = processes or OneProcess()
-    return Evaluator(model, streams, s.ways, s.eval_runs, s.readout, processes.relay, processes.hides_bars)
+    return Evaluator(
+        model, streams, s.ways, s.eval_runs, s.readout, processes.relay, processes.hides_bars, s.eval_batch_size
+    )
 
 
 def make_trainer(

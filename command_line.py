@@ -5,6 +5,7 @@ Errors are one line; which flags were given is told apart from the defaults. The
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import Field, field, fields
@@ -151,10 +152,13 @@ def block_list(text: str) -> list[int]:
 
 
 def place(text: str) -> str:
-    """Return the name of a file or folder; an empty one comes from a variable that is not set; an argparse type."""
+    """Return the name of a file or folder, with ~ and $NAME replaced as in a shell, which does not do so in --flag=~/x.
+
+    An argparse type; an empty name comes from a variable that is not set.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty")
-    return text
+    return text if os.path.exists(text) else os.path.expanduser(os.path.expandvars(text))
 
 
 def one_of(names: Iterable[str]):
@@ -176,4 +180,11 @@ def one_of_these(values: dict[str, object]):
 
 def list_of(convert: Callable[[str], object]):
     """Return an argparse type: values between commas, each once."""
-    return lambda text: list(dict.fromkeys(convert(piece) for piece in text.split(",")))
+
+    def convert_all(text: str) -> list:
+        values = [convert(piece) for piece in text.split(",")]
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"{text!r} names something twice")
+        return values
+
+    return convert_all

@@ -12,11 +12,12 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from errors import UserError
+from errors import UserError, printable
 from loaders import RawImages
 from loaders.digits import load_digits
 from loaders.from_torchvision import torchvision_loader
 from loaders.image_folder import load_folder
+from loaders.npz import load_npz
 from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
@@ -33,11 +34,13 @@ class Dataset:
             only data sets whose loader has such an argument know the setting. `shape` is that of a checkpoint, or None.
         augment: what a bare --augment does to its images, of AUGMENTATIONS.
         defaults: of settings whose default depends on the data set.
+        own_validation: `load` also knows the part "validation", and gives None where the data have none.
     """
 
     load: Callable[..., RawImages]
     augment: tuple[str, ...] = ("crop", "flip")
     defaults: dict[str, object] = field(default_factory=lambda: {"batch_size": 128})
+    own_validation: bool = False
 
 
 DATASETS = {
@@ -47,7 +50,9 @@ DATASETS = {
     "fashion-mnist": Dataset(torchvision_loader("fashion-mnist", "FashionMNIST")),
     # few digits: smaller batches make more steps an epoch
     "digits": Dataset(load_digits, augment=("crop",), defaults={"batch_size": 32}),
-    "folder": Dataset(load_folder, augment=("crop",)),  # who knows whether they may be mirrored
+    # who knows whether they may be mirrored
+    "folder": Dataset(load_folder, augment=("crop",), own_validation=True),
+    "npz": Dataset(load_npz, augment=("crop",), own_validation=True),
 }
 
 
@@ -57,13 +62,19 @@ def datasets_with(setting: str) -> list[str]:
     return owners or list(DATASETS)
 
 
-def load_images(name: str, part: str, **values) -> RawImages:
-    """Return the `train` or `test` part of a data set; values: settings that its loader may know.
+def load_images(name: str, part: str, **values) -> RawImages | None:
+    """Return the `train` or `test` part of a data set, or its own `validation` part: None where it has none.
 
-    Raises UserError where the files are missing, broken or not as expected.
+    values: settings that its loader may know. Prints the loader's notes. Raises UserError where the files are missing,
+    broken or not as expected.
     """
+    if part == "validation" and not DATASETS[name].own_validation:
+        return None
     load = DATASETS[name].load
-    return load(part=part, **arguments_for(load, values))
+    raw = load(part=part, **arguments_for(load, values))
+    for note in raw.notes if raw else ():
+        print(printable(note))
+    return raw
 
 
 @dataclass
@@ -97,29 +108,44 @@ class TrainingData:
 
 
 def training_data(
-    raw: RawImages, val_fraction: float, streams: Streams, info: ImageInfo | None = None, train_size: int | None = None
+    raw: RawImages,
+    val_fraction: float,
+    streams: Streams,
+    info: ImageInfo | None = None,
+    train_size: int | None = None,
+    own_validation: RawImages | None = None,
 ) -> TrainingData:
     """Split off the validation images, by seed and class, and move all to the device of the streams.
 
     info: of a checkpoint to be continued; its statistics are taken over. train_size: so many of the others, None: all.
+    own_validation: the data set's own validation images, which are taken unless val_fraction is 0.
     Raises UserError for too few images.
     """
-    keys = image_keys(raw, streams.seed)
-    held_out, kept = stratified(sorted(range(len(keys)), key=keys.__getitem__), raw.labels.tolist(), val_fraction)
-    if val_fraction > 0 and not held_out:
-        why = "is none: raise it" if val_fraction * len(keys) < 0.5 else "is none, since each class keeps one: add some"
-        raise UserError(f"--val-fraction {val_fraction} of {len(keys)} images {why}, or set 0")
+    keys, whole = image_keys(raw, streams.seed), Split(raw.images, raw.labels)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    if own_validation and val_fraction:
+        keys += image_keys(own_validation, streams.seed)
+        validation, kept = Split(own_validation.images, own_validation.labels), order
+    else:
+        held_out, kept = stratified(order, raw.labels.tolist(), val_fraction)
+        validation = whole.subset(torch.tensor(held_out, dtype=torch.int64))
+        _check_held_out(len(held_out), len(order), val_fraction)
     if len(kept) < 2:
         raise UserError(f"{len(kept)} training images are too few: batch norm needs two")
     if train_size is not None and train_size > len(kept):
         raise UserError(f"--train-size {train_size} is more than the {len(kept)} training images: lower it")
-    whole = Split(raw.images, raw.labels)
-    train, validation = (whole.subset(torch.tensor(part, dtype=torch.int64)) for part in (kept[:train_size], held_out))
+    train = whole.subset(torch.tensor(kept[:train_size]))
     if info is None:
         height, width, channels = raw.images.shape[1:]
         info = ImageInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))
     fingerprint = blake2b(b"".join(sorted(keys)), digest_size=16).hexdigest()
     return TrainingData(info, train.to(streams.device), validation.to(streams.device), fingerprint)
+
+
+def _check_held_out(held_out: int, count: int, val_fraction: float) -> None:
+    if val_fraction > 0 and not held_out:
+        why = "is none: raise it" if val_fraction * count < 0.5 else "is none, since each class keeps one: add some"
+        raise UserError(f"--val-fraction {val_fraction} of {count} images {why}, or set 0")
 
 
 def image_keys(raw: RawImages, seed: int) -> list[bytes]:
@@ -161,15 +187,23 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return means, stds
 
 
-def require_same(raw: RawImages, info: ImageInfo, part: str) -> None:
-    """Raise UserError where the classes or the shape are not those of the checkpoint that info is from."""
-    if raw.classes != info.classes:
-        missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
+def as_known(raw: RawImages, info: ImageInfo, part: str) -> RawImages:
+    """Return images with the class numbers of a model. Raises UserError where they are of another kind than its images.
+
+    part: training, where every class of the model must be there; validation or test, where classes may be missing.
+    """
+    missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
+    if more or (missing and part == "training"):
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
     height, width, channels = raw.images.shape[1:]
     if (channels, height, width) != tuple(info.image_shape):
         sizes = ("x".join(map(str, shape)) for shape in ((channels, height, width), info.image_shape))
         raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))
+    if missing:
+        names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        print(printable(f"{len(missing)} of {len(info.classes)} classes have no {part} images: {names}"))
+    place = torch.tensor([info.classes.index(name) for name in raw.classes])
+    return raw._replace(labels=place[raw.labels], classes=info.classes)
 
 
 class Batch:

@@ -19,11 +19,16 @@ from data import Split, TrainingData
 from models.classifier import Classifier
 from models.random_streams import Streams
 
-EVAL_BATCH = 500  # images at a time
+EVAL_BATCH = 500  # images of 32x32 pixels at a time
 EXAMPLES = 24  # images kept for the pictures
 VALIDATION_STEPS = 50  # at most, of the methods that take many, while they train and for the examples
 BINS = 15  # of a calibration
 LEAST = 1e-12  # a smaller probability counts as this one in the log-likelihood
+
+
+def images_at_a_time(height: int, width: int) -> int:
+    """Return how many images are evaluated together: of larger ones fewer, so that features take no more memory."""
+    return max(1, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (height * width)))
 
 
 class Answers(NamedTuple):
@@ -83,19 +88,20 @@ def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
 def answer(answers: Answers, readout: str, model: Classifier) -> tuple[int, float]:
     """Return the class y of one image (B = 1), and how sure it is, a number of at most 1.
 
-    That is y's probability in the first run for sample, its share of the votes for vote, else its joined probability.
+    That is y's probability in the first run for sample, its vote_shares for vote, else its joined probability.
     """
     p = answers.probabilities[0, 0] if readout == "sample" else joined(answers, readout, model)[-1, 0]
     y = p.argmax().item()
-    if readout == "vote":
-        return y, (answers.probabilities.argmax(dim=2) == y).float().mean().item()
-    return y, p[y].item()
+    return y, (vote_shares(answers.probabilities)[0] if readout == "vote" else p)[y].item()
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Return the mean and its standard error; a single value has an error of 0."""
+    """Return the mean and its standard error; a single value has an error of 0.
+
+    The mean is rounded far below a single image, so that as many right answers are equal however they are spread.
+    """
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return statistics.fmean(values), error
+    return round(statistics.fmean(values), 9), error
 
 
 def vote_shares(probabilities: Tensor) -> Tensor:
@@ -198,12 +204,14 @@ class _Sums:
         self.confusion += torch.bincount((labels * self.m + counted).flatten(), minlength=self.m**2)
 
     def finish(self, times: list[float], with_u_hat: bool) -> Evaluation:
-        per_cent = 100 / self.images
-        by_step = (self.by_step * per_cent / len(self.per_run)).tolist()
+        def per_cent(correct: Tensor, runs: int = 1) -> list:
+            return (100 * correct.double().cpu() / (self.images * runs)).tolist()
+
+        by_step = per_cent(self.by_step, len(self.per_run))
         return Evaluation(
             readout=self.readout,
-            per_run=(self.per_run * per_cent).tolist(),
-            by_runs={name: (correct * per_cent).tolist() for name, correct in self.by_runs.items()},
+            per_run=per_cent(self.per_run),
+            by_runs={name: per_cent(correct) for name, correct in self.by_runs.items()},
             times=times,
             per_step_accuracy=by_step[0],
             per_step_u_hat=by_step[1] if with_u_hat else None,
@@ -221,6 +229,7 @@ class Evaluator:
         runs, readout: inference runs, and which answer of theirs counts.
         relay: see NoPropNetDT.denoise.
         hides_bars: tqdm's `disable`.
+        batch_size: images at a time; None: images_at_a_time.
     """
 
     model: Classifier
@@ -230,6 +239,7 @@ class Evaluator:
     readout: str = "sample"
     relay: Callable | None = None
     hides_bars: bool | None = True
+    batch_size: int | None = None
 
     def evaluate(self, split: Split, purpose: str = "inference", way: dict | None = None) -> Evaluation:
         """Return the accuracies on a split. The noise is that of `purpose`, the same at every call.
@@ -241,7 +251,8 @@ class Evaluator:
         generators, how = self._generators(purpose), self.ways[-1] if way is None else way
         times = self.model.times(**how)
         sums = _Sums(self.model, self.runs, len(times), self.readout, split.labels.device)
-        batches = list(zip(split.images.split(EVAL_BATCH), split.labels.split(EVAL_BATCH), strict=True))
+        size = self.batch_size or images_at_a_time(*split.images.shape[1:3])
+        batches = list(zip(split.images.split(size), split.labels.split(size), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
             x, see = self.model.info.normalise(images), partial(sums.add_step, labels=labels)
             answers = ask(self.model, x, generators, see, **how, **self._relay())

@@ -14,6 +14,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 
 import os
 import sys
+import tempfile
 import warnings
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -33,7 +34,7 @@ from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
-from runs.checkpoint import BEST, LAST, load_checkpoint, load_last, save_run
+from runs.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint, load_last, save_run
 from runs.folder import open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     # torch's own: forward-mode differentiation still loads code that it made with torch.jit.script
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     reuse_freed_memory()
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
+    prepare_output()
     processes = processes_of_this_run()
     try:
         with StopSignals() as stops:
@@ -84,6 +85,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def prepare_output() -> None:
+    """Let printing work where stdout or stderr is closed, or is a notebook's, and where it cannot show a letter."""
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers, which a file opened later would take
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole run
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def find_temporary_folder(run: Path) -> None:
+    """Let torch and matplotlib put their temporary files into the run folder where /tmp and the like are read-only."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        run.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(run.resolve())
+
+
 def fail(processes: OneProcess, line: str) -> int:
     """Tell the user what is wrong, and return the exit code of bad input."""
     processes.report(line)
@@ -91,7 +110,11 @@ def fail(processes: OneProcess, line: str) -> int:
 
 
 def processes_of_this_run() -> OneProcess:
-    """Return this process among those that torchrun started, if it did."""
+    """Return this process among those that torchrun started, if it did: RANK and WORLD_SIZE alone may be left over."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            print("main.py: WORLD_SIZE is set, but not by torchrun: one process trains all blocks", file=sys.stderr)
+        return OneProcess()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return OneProcess()
     from parallel.ranks import Ranks
@@ -102,6 +125,7 @@ def processes_of_this_run() -> OneProcess:
 def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignals) -> None:
     """Do what the command line says."""
     s, given = parse(argv)
+    find_temporary_folder(run_folder(s))
     if s.evaluate or s.predict or s.merge or s.compare:
         check_ranks(s, processes.size)
     if s.evaluate:
@@ -167,6 +191,8 @@ def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tu
     """Return all settings; the checkpoint to continue and that of --embedding-from, None where there is none."""
     source = None
     path, checkpoint = processes.from_first(lambda: checkpoint_to_continue(s, processes))
+    if checkpoint and s.auto_resume:
+        checkpoint = checkpoint if fits(s, given, path, checkpoint, processes) else None
     if checkpoint:
         s = adopt(replace(s, checkpoint=path), given, checkpoint["config"])
         if s.epochs < (begun := checkpoint["epoch"] + bool(checkpoint.get("partial"))):
@@ -180,6 +206,17 @@ def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tu
     return s, checkpoint, source
 
 
+def fits(s: Settings, given: set[str], path: str, checkpoint: dict, processes: OneProcess) -> bool:
+    """Return whether --auto-resume can go on from a checkpoint; tells why where it starts anew."""
+    try:
+        adopt(replace(s, checkpoint=path), given, checkpoint["config"])
+    except UserError as error:
+        if processes.first:
+            print(printable(f"main.py: starting anew, since {error}"), file=sys.stderr)
+        return False
+    return True
+
+
 def checkpoint_to_continue(s: Settings, processes: OneProcess) -> tuple[str | None, dict | None]:
     """Return path and content of --checkpoint; after a restart by torchrun of last.pt. None for a new run."""
     path, run = s.checkpoint, run_folder(s)
@@ -187,6 +224,8 @@ def checkpoint_to_continue(s: Settings, processes: OneProcess) -> tuple[str | No
         config = read_json(run / "config.json") or {}
         if config.get("versions", {}).get("launch") == launch_id():  # else last.pt is of an earlier run
             path = str(run / LAST)
+    if s.auto_resume and any((run / name).exists() for name in (LAST, PREVIOUS)):
+        path = str(run / LAST)
     if not path:
         return None, None
     checkpoint, instead = load_last(path)

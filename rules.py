@@ -154,11 +154,16 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
     senseless = set()
     if s.compare:
-        senseless = {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch"}
+        senseless = {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch", "auto_resume"}
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:
         senseless = {"steps_report", "checkpoint_dir", "data_dir", "tensorboard", "test_every_epoch", "eval_split"}
+        senseless |= {"eval_batch_size"}
+    if s.evaluate or s.predict:
+        senseless |= {"auto_resume"}
+    if s.auto_resume and s.checkpoint:
+        raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):
         raise UserError(f"{as_flag(name)} makes no sense with {modes[0]}: leave it out")
 

@@ -78,7 +78,7 @@ class Settings:
     # fmt: off
     dataset: str = setting("data", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
     data_dir: str = setting("data", "./data",
-        "torchvision's folder, or DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*", place,
+        "torchvision's folder, DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*, or FILE.npz", place,
         metavar="DIR", may_change="resume evaluate", shapes_blocks=False)
     image_size: int | None = setting("data", None, "side in pixels to which own images are cropped and scaled",
         number(int, 4, 4096), shown="their own where all have the same of at most 64, else 32", metavar="PIXELS")
@@ -162,6 +162,9 @@ class Settings:
         may_change="predict", of_call=True, shapes_blocks=False)
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False)
+    eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time",
+        number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
+        may_change="resume evaluate", shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
         "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
         "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
@@ -198,6 +201,8 @@ class Settings:
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
         shapes_blocks=False)
+    auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
+        "settings, else start: one command for schedulers that start a job again", of_call=True, shapes_blocks=False)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,
         metavar="N", may_change="resume", shapes_blocks=False)
     save_every_minutes: float = setting("files", 10.0, "minutes between two saves, within an epoch too; 0: after "

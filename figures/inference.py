@@ -5,8 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import BLUE, COLOURS, GREEN, ORANGE, RED, reliability, short, show_image, with_grid
+from figures.style import BLUE, COLOURS, GREEN, ORANGE, RED, reliability, short_names, show_image, with_grid
 from runs.reader import RunFiles
+
+MOST_NAMES = 25  # class names beside their embeddings
 
 
 def denoising_accuracy(run: RunFiles) -> Figure | None:
@@ -102,7 +104,7 @@ def confusion_matrix(run: RunFiles) -> Figure | None:
     picture = axes.imshow(share, cmap="cividis", vmin=0, vmax=100)
     figure.colorbar(picture, label="per cent of the true class", shrink=0.8)
     every = max(1, m // 25)
-    names = [short(name) for name in run.classes[::every]]
+    names = short_names(run.classes)[::every]
     axes.set_xticks(range(0, m, every), names, rotation=90 if max(map(len, names)) > 2 else 0)
     axes.set_yticks(range(0, m, every), names)
     if m <= 20:
@@ -120,16 +122,17 @@ def predictions(run: RunFiles) -> Figure | None:
     if run.examples is None:
         return None
     e = run.examples
+    names = short_names(run.classes)
     columns, rows = 6, -(-len(e["images"]) // 6)
     figure = Figure(figsize=(1.75 * columns, 2.1 * rows + 0.5), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, image, label, p in zip(figure.axes, e["images"], e["labels"], e["probabilities"], strict=False):
         predicted = p.argmax()
-        text, colour = f"{short(run.classes[predicted])}  {100 * p[predicted]:.1f} %", "black"
+        text, colour = f"{names[predicted]}  {100 * p[predicted]:.1f} %", "black"
         show_image(axes, image)
         if predicted != label:
-            text, colour = f"{text}\nWRONG: is {short(run.classes[label])}", RED
+            text, colour = f"{text}\nWRONG: is {names[label]}", RED
             axes.axis("on")
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
@@ -154,19 +157,20 @@ def denoising_path(run: RunFiles) -> Figure | None:
 
     figure = Figure(figsize=(8.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    embeddings = flat(W_embed)
-    for (x, y), name in zip(embeddings, run.classes, strict=True):
+    embeddings, names = flat(W_embed), short_names(run.classes)
+    for (x, y), name in zip(embeddings, names, strict=True):
         axes.plot(x, y, marker="*", color="black", markersize=11, linestyle="none")
-        axes.annotate(short(name), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=11, weight="bold")
+        if len(names) <= MOST_NAMES:
+            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=11, weight="bold")
     chosen = np.linspace(0, z_path.shape[1] - 1, min(len(COLOURS), z_path.shape[1])).astype(int)
     for i, colour in zip(chosen, COLOURS, strict=False):
         path = flat(z_path[:, i])  # (T+1, 2)
-        true, read = (short(run.classes[run.examples[key][i]]) for key in ("labels", "path_class"))
+        true, read = (names[run.examples[key][i]] for key in ("labels", "path_class"))
         label = f"image of {true}" + ("" if read == true else f", read as {read}")
         axes.plot(*path.T, color=colour, linewidth=1, alpha=0.8)
         axes.scatter(*path.T, color=colour, s=np.linspace(8, 60, len(path)), alpha=0.8, label=label)
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
     title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
-    axes.set_title(f"{title}\n{run.source}, one inference run")
+    figure.suptitle(f"{title}\n{run.source}, one inference run")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return with_grid(figure, axes)

@@ -1,6 +1,7 @@
 """The look of the figures: colours, grids, class names, images."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -36,10 +37,21 @@ def show_image(axes, image: np.ndarray) -> None:
 
 
 def short(name: str) -> str:
-    """Return a class name as matplotlib may show it: short, no mathematics."""
+    """Return a class name as matplotlib may show it: short, no mathematics. Its middle goes: ends tell names apart."""
     name = printable(name)
-    name = name if len(name) <= 14 else name[:13] + "…"
+    name = name if len(name) <= 14 else name[:5] + "…" + name[-8:]
     return name.replace("$", r"\$")
+
+
+def short_names(names: list[str]) -> list[str]:
+    """Return class names for an axis, shortened so that they stay different."""
+    shown = [short(name) for name in names]
+    if len(set(shown)) == len(names):
+        return shown
+    start = len(os.path.commonprefix(names))
+    end = len(os.path.commonprefix([name[start:][::-1] for name in names]))
+    shown = [short(f"…{name[start : len(name) - end]}{'…' if end else ''}") for name in names]
+    return shown if len(set(shown)) == len(names) else [f"{y}: {name}" for y, name in enumerate(shown)]
 
 
 def with_grid(figure: Figure, *all_axes) -> Figure:

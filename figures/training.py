@@ -12,7 +12,7 @@ from figures.style import (
     RED,
     block_colourbar,
     block_colours,
-    short,
+    short_names,
     show_image,
     with_grid,
 )
@@ -138,9 +138,9 @@ def prototypes(run: RunFiles) -> Figure | None:
     change = 127.5 + factor * (now - start)
     shown = (start, "start"), (now, f"epoch {run.examples['epoch']}"), (change, f"change x {factor:.3g}")
     for axes_row, (images, name) in zip(grid, shown, strict=True):
-        for axes, image, label in zip(axes_row, images, run.classes, strict=False):
+        for axes, image, label in zip(axes_row, images, short_names(run.classes), strict=False):
             show_image(axes, image.clip(0, 255).astype(np.uint8))
-            axes.set(xticks=[], yticks=[], title=short(label))
+            axes.set(xticks=[], yticks=[], title=label)
         axes_row[0].set_ylabel(name)
     figure.suptitle("prototype of each class before and after learning; the change is added to grey")
     return figure

@@ -1,6 +1,7 @@
 """Choose the device of a network, make its arithmetic repeatable, compile it."""
 
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ def pick_device(name: str, no_cuda: bool = False, local_rank: int = 0, offload_b
         device = torch.device(name)
     except RuntimeError:
         device = None
+    if device is not None and device.type == "mps":
+        raise UserError("--device mps lacks float64, in which noise levels are calculated: take --device cpu")
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name} is none: take auto, cpu, cuda or cuda:N")
     if offload_blocks and device.type != "cuda":
@@ -88,7 +91,12 @@ def numerics() -> dict:
 
 
 def compile_networks(networks: Iterable[nn.Module]) -> None:
-    """Compile the parts of networks; what their methods do between them stays as it is."""
+    """Compile the parts of networks; what their methods do between them stays as it is.
+
+    Raises UserError where there is no compiler for C++, which torch needs on a CPU and for what calls the GPU.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++", "cl"))):
+        raise UserError("--compile needs a compiler for C++, and there is none: install g++, or leave --compile out")
     for network in networks:
         for part in network.children():
             part.compile()

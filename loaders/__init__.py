@@ -6,8 +6,9 @@ from torch import Tensor
 
 
 class RawImages(NamedTuple):
-    """images (N, H, W, C) uint8, labels (N,) int64, names of the classes."""
+    """images (N, H, W, C) uint8, labels (N,) int64, names of the classes, and what the user should know of them."""
 
     images: Tensor
     labels: Tensor
     classes: list[str]
+    notes: tuple[str, ...] = ()

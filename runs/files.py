@@ -1,10 +1,14 @@
 """Files written so that a crash at any instant leaves the previous good one."""
 
+import errno
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)  # seconds between tries to rename
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None) -> None:
@@ -18,7 +22,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None], keep: Path | Non
             os.fsync(file.fileno())
         if keep and path.exists():
             _second_name(path, keep)
-        os.replace(beside, path)
+        _replace(beside, path)
     except RuntimeError as error:  # torch.save's, after a write that failed
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
@@ -39,21 +43,35 @@ def _second_name(path: Path, name: Path) -> None:
     try:
         os.link(path, link)
     except OSError:
-        os.replace(path, name)
+        _replace(path, name)
         return
     try:
-        os.replace(link, name)
+        _replace(link, name)
     finally:
         link.unlink(missing_ok=True)  # is still there after a failure, and where both were one file already
 
 
+def _replace(path: Path, name: Path) -> None:
+    """Rename; where that is refused for a moment, as beside a virus scanner on Windows, try again for a second."""
+    for wait in WAITS:
+        try:
+            os.replace(path, name)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(path, name)
+
+
 def _flush_folder(folder: Path) -> None:
-    """Bring a rename to the disk, which is there once its folder is."""
+    """Bring a rename to the disk, which is there once its folder is; some file systems know no such thing."""
     if os.name == "nt":
         return
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(opened)
 

@@ -22,6 +22,7 @@ def run_main(flags: list[str], ranks: int = 1) -> int:
     start, environment = [sys.executable, str(MAIN)], None
     if ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        torchrun += ["--local-addr", "127.0.0.1"]  # else it asks for this machine's name, which may have no address
         start, environment = [sys.executable, *torchrun, str(MAIN)], {**os.environ, "OMP_NUM_THREADS": "1"}
     process = None
     try:

@@ -1,4 +1,4 @@
-"""Signals that stop a run: Ctrl-C, SIGTERM (schedulers that preempt), SIGUSR1 (that warn), SIGHUP (a closed session).
+"""Signals that stop a run: Ctrl-C, SIGTERM (schedulers that preempt), SIGUSR1, SIGUSR2 and SIGXCPU (that warn), SIGHUP.
 
 The first one asks; a training saves at its next step before it ends. A second one ends the process at once.
 """
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGUSR1"):  # not on Windows
-    EXIT_CODES |= {signal.SIGUSR1: 143, signal.SIGHUP: 129}
+    EXIT_CODES |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU), 143)
+    EXIT_CODES |= {signal.SIGHUP: 129}  # a closed session
 ECHO_SECONDS = 1.0  # a scheduler and torchrun may both pass on the same signal
 
 

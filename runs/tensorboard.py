@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from errors import UserError
@@ -14,21 +15,26 @@ DRAW_EVERY = 60  # seconds between two drawings of the pictures
 class TensorBoard(Callback):
     """Writes every finished epoch; draw: gives (name, matplotlib figure) of the run's files so far.
 
-    Raises UserError where tensorboard is not installed.
+    Raises UserError where tensorboard is not installed, or is broken.
     """
 
     def __init__(self, run: Path, draw: Callable[[], Iterator[tuple[str, object]]]):
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-        self.make_writer, self.writer = lambda: SummaryWriter(str(run / "tensorboard")), None
+        except ModuleNotFoundError as error:
+            if error.name in ("tensorboard", "torch.utils.tensorboard"):
+                raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            raise UserError(_broken(error)) from error
+        except Exception as error:  # a package that does not fit to another raises what it likes
+            raise UserError(_broken(error)) from error
+        self.make_writer, self.writer = partial(SummaryWriter, str(run / "tensorboard")), None
         self.draw, self.drawn = draw, 0.0
 
     def after_epoch(self, trainer, evaluation) -> None:
-        self.writer = self.writer or self.make_writer()  # now that the folder is the run's own
         row = trainer.history[-1]
         epoch = row["epoch"]
+        # now that the folder is the run's own; what an earlier run wrote of this epoch and later ones does not count
+        self.writer = self.writer or self.make_writer(purge_step=epoch)
         for name, value in row.items():
             if isinstance(value, list):
                 for t, part in enumerate(value, 1):
@@ -54,3 +60,8 @@ class TensorBoard(Callback):
         if self.writer:
             self.add_pictures(epoch)
             self.writer.close()
+
+
+def _broken(error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"the package tensorboard does not load ({reason}): mend it with pip install -U tensorboard, or leave it out"

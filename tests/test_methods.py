@@ -1,6 +1,7 @@
 """Every method on the command line: train, resume, evaluate, predict, draw; --compare and --tensorboard."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -196,6 +197,17 @@ def test_tensorboard_gets_scalars_and_pictures(run_main, tmp_path):
     assert [e.value for e in events.Scalars("val_accuracy")] == pytest.approx([row["val_accuracy"] for row in history])
     assert [e.step for e in events.Scalars("loss")] == [1, 2]
     assert {"training_curves", "confusion_matrix"} <= set(events.Tags()["images"])
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_after_going_on_from_an_earlier_state_tensorboard_has_every_step_once(run_main, tmp_path):
+    flags = ["--dataset", "digits", "--method", "fm", "--epochs", "3", "--steps", "2", "--train-size", "64"]
+    run = ["--tensorboard", "--save-every", "1", "--checkpoint-dir", tmp_path]
+    assert run_main(*flags, *run)[0] == 0
+    shutil.copy(tmp_path / "checkpoint_epoch_1.pt", tmp_path / "last.pt")  # as after a kill before the next save
+    assert run_main("--checkpoint", tmp_path / "last.pt", "--epochs", "3", *run)[0] == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
 
 
 def test_without_tensorboard_a_line_says_how_to_install_it(run_main, tmp_path, monkeypatch):

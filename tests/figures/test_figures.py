@@ -8,6 +8,7 @@ import pytest
 
 from errors import UserError
 from figures import FIGURES
+from figures.style import short_names
 from figures.training import training_curves
 from runs.reader import RunFiles, read_run
 from visualize import draw_run, main
@@ -117,3 +118,15 @@ def test_an_array_that_is_missing_or_odd_is_told_before_anything_is_drawn(digits
         np.savez(tmp_path / "logs" / "examples.npz", **{k: v for k, v in examples.items() if k != name} | changed)
         with pytest.raises(UserError, match=rf"examples.npz is damaged \(.*\b{name}\b"):
             read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["a class with the number 1", "a class with the number 2"], ["a cla…number 1", "a cla…number 2"]),
+        (["class 012 with a long name", "class 013 with a long name"], ["…2…", "…3…"]),
+    ],
+)
+def test_names_are_shortened_so_that_they_stay_different(names, expected):
+    assert short_names(names) == expected

@@ -1,12 +1,13 @@
 """Which device a process takes, what CPU and CUDA may not mix in silence, and what counts as out of memory."""
 
 import mmap
+import shutil
 
 import pytest
 import torch
 
 from errors import UserError
-from hardware.device import numerics, pick_device, set_numerics
+from hardware.device import compile_networks, numerics, pick_device, set_numerics
 from hardware.memory import is_out_of_memory, peak_memory, reset_peak_memory
 from models.random_streams import Streams
 from parallel.ranks import choose_backend
@@ -115,3 +116,14 @@ def test_a_run_that_goes_on_on_another_device_says_that_it_draws_new_noise(digit
     streams.load_state_dict(moved(content)["streams"])
     assert torch.equal(streams.get("order", device="cpu").get_state(), content["streams"]["states"]["order/0"][1])
     assert torch.equal(streams.get("noise", 1).get_state(), Streams(0).get("noise", 1).get_state())
+
+
+def test_mps_is_refused_in_one_line_that_says_what_it_lacks():
+    with pytest.raises(UserError, match="lacks float64"):
+        pick_device("mps")
+
+
+def test_without_a_compiler_compile_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"install g\+\+, or leave --compile out"):
+        compile_networks([])

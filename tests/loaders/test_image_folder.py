@@ -135,8 +135,131 @@ def test_links_in_a_class_lead_to_every_image_once(tmp_path):
     for name in ("more", "again"):
         os.symlink(tmp_path / "more" / "train" / "cat", cat / name)
     os.symlink(cat / "0.png", cat / "copy.png")
-    _, labels, classes = load_folder("train", str(root))
+    _, labels, classes, _ = load_folder("train", str(root))
     assert classes == ["cat", "dog"] and labels.bincount().tolist() == [2 + 3 + 1, 2]
+
+
+def save(path, value=0, size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+HIDDEN = ["._0.png", "Thumbs.db", "@eaDir/0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png", ".thumbnails/0.png"]
+
+
+def test_hidden_and_system_files_are_passed_over_also_as_classes(tmp_path):
+    root = make_folder(tmp_path, counts=(3, 3))
+    for name in HIDDEN:
+        save(root / "train" / "cat" / "x.png")
+        (root / "train" / "cat" / "x.png").rename(make_parent(root / "train" / "cat" / name))
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        save(root / "train" / name / "0.png")
+    raw = load_folder("train", str(root))
+    assert (raw.classes, raw.labels.tolist(), raw.notes) == (["cat", "dog"], [0] * 3 + [1] * 3, ())
+
+
+def make_parent(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_what_is_not_taken_is_counted_by_ending(tmp_path, capsys):
+    root = make_folder(tmp_path, counts=(3, 3))
+    for name in ("a.txt", "b.TXT", "c.pdf", "noending"):
+        (root / "train" / "dog" / name).write_text("x")
+    assert len(load_images("folder", "train", data_dir=str(root)).labels) == 6
+    line = capsys.readouterr().out
+    assert (
+        line.startswith(f"{root / 'train'}: 4 files are not taken") and "(2 .txt, 1 without an ending, 1 .pdf)" in line
+    )
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "jp2", "tga", "ico", "pcx", "dds", "icns", "sgi", "avif"])
+def test_every_format_that_pillow_opens_is_taken(tmp_path, ending):
+    if f".{ending}" not in Image.registered_extensions():
+        pytest.skip(f"this Pillow knows no {ending}")
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), "white").save(tmp_path / "train" / name / f"x.{ending}")
+    raw = load_folder("train", str(tmp_path))
+    assert len(raw.labels) == 2 and raw.notes == () and raw.images.float().mean() > 250
+
+
+def test_broken_images_are_named_together(tmp_path):
+    root = make_folder(tmp_path, counts=(9, 9))
+    for name in ("cat", "dog"):
+        for i in range(6):
+            (root / "train" / name / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(UserError) as error:
+        load_folder("train", str(root))
+    line = str(error.value)
+    assert "12 images do not open" in line and line.count("no image of a known format") == 10 and "and 2 more" in line
+
+
+def test_16_bit_images_in_a_small_part_of_their_range_are_refused_not_black(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "train" / name / "x.png")
+    with pytest.raises(UserError, match="use values up to 252 of 65535"):
+        load_folder("train", str(tmp_path))
+    Image.fromarray(RAMP.astype(np.uint16) * 256).save(tmp_path / "train" / "cat" / "bright.png")
+    assert len(load_folder("train", str(tmp_path)).labels) == 3  # dark ones beside bright ones are just dark
+
+
+def test_exif_that_cannot_be_read_does_not_matter(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "x.png", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\xff")
+    assert np.array_equal(decode_image(str(tmp_path / "x.png"), (8, 8))[..., 0], RAMP)
+
+
+def test_class_names_are_compared_in_unicodes_normal_form(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for part, name in (("train", composed), ("test", decomposed)):
+        save(tmp_path / part / name / "0.png")
+        save(tmp_path / part / "tea" / "0.png", 200)
+    assert load_folder("train", str(tmp_path)).classes == load_folder("test", str(tmp_path)).classes
+    save(tmp_path / "train" / decomposed / "1.png")
+    assert load_folder("train", str(tmp_path)).labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_is_the_validation_split(tmp_path, run_main, name):
+    root = make_folder(tmp_path, counts=(4, 4))
+    for y, label in enumerate(("cat", "dog")):
+        for i in range(2 + y):
+            save(root / name / label / f"{i}.png", 10 * i)
+    run = tmp_path / "run"
+    flags = ["--num-blocks", 1, "--epochs", 1, "--checkpoint-dir", run]
+    code, out, _ = run_main("--dataset", "folder", "--data-dir", root, *flags)
+    assert code == 0 and "8 training, 5 validation, 8 test images" in "\n".join(out)
+    save(root / name / "cat" / "new.png", 99)
+    code, _, err = run_main("--checkpoint", run / "last.pt", "--epochs", 2)
+    assert code == 2 and "the training images are not those" in err[0]
+
+
+def test_a_test_set_that_lacks_classes_is_evaluated_on_those_it_has(tmp_path, run_main):
+    root = make_folder(tmp_path, counts=(4, 4, 4), classes=("ant", "bee", "cat"))
+    for path in [*(root / "test" / "ant").iterdir(), *(root / "test" / "bee").iterdir()]:
+        path.unlink()
+    (root / "test" / "ant").rmdir()
+    run = tmp_path / "run"
+    flags = ["--num-blocks", 1, "--epochs", 1, "--val-fraction", 0.25, "--checkpoint-dir", run]
+    code, out, err = run_main("--dataset", "folder", "--data-dir", root, *flags)
+    assert (code, err) == (0, []) and "2 of 3 classes have no test images: ant, bee" in out
+    with np.load(run / "logs" / "examples.npz") as examples:
+        assert examples["confusion"].sum(axis=1)[:2].tolist() == [0, 0] and set(examples["labels"]) == {2}
+
+
+def test_a_table_of_labels_beside_a_flat_folder(tmp_path):
+    for i in range(5):
+        save(tmp_path / "train" / "images" / f"{i}.png", 10 * i)
+    lines = ["name,label,extra", "images/0.png,dog,x", "images/3.png,cat", '"images/2.png","dog"', ""]
+    (tmp_path / "train" / "labels.csv").write_text("\n".join(lines))
+    raw = load_folder("train", str(tmp_path))
+    assert raw.classes == ["cat", "dog"] and raw.labels.tolist() == [0, 1, 1]
+    assert raw.images[:, 0, 0, 0].tolist() == [30, 0, 20] and "2 files are not taken" in raw.notes[0]
+    (tmp_path / "train" / "labels.csv").write_text("\n".join([*lines, "images/9.png,cat"]))
+    with pytest.raises(UserError, match="names the file images/9.png, which is not there"):
+        load_folder("train", str(tmp_path))
 
 
 def test_printable_leaves_what_a_terminal_shows_and_escapes_the_rest():

@@ -1,9 +1,11 @@
 """Runs that are stopped, killed or cannot write: nothing is lost, and they go on to the bit."""
 
+import errno
 import json
 import os
 import shlex
 import signal
+import stat
 
 import pytest
 import soak
@@ -12,16 +14,19 @@ from conftest import start, start_main, train
 from faults import check_failing_saves
 from helpers import differences, make_trainer
 
+from data import Batches
 from errors import UserError
 from evaluate import Evaluator
 from main import main
 from runs import checkpoint
 from runs.checkpoint import load_checkpoint, load_last
+from runs.files import write_json
 from runs.folder import open_run_folder
 from runs.signals import Stopped, StopSignals
 
 SMALL = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "2", "--epochs", "2"]
 SMALL += ["--save-every-minutes", "0"]
+WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 
 
 def signal_after(trainer, steps):
@@ -135,6 +140,32 @@ def test_a_full_disk_ends_the_run_with_one_line_that_says_how_to_go_on(run_main,
     assert "No space left" in err[0] and err[0].endswith(f"main.py --checkpoint {tmp_path / 'last.pt'}")
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_a_folder_ends_no_run(tmp_path, monkeypatch, number):
+    def fsync(opened, flush=os.fsync):
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+
+
+def test_a_rename_that_is_refused_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+    replace, refused = os.replace, []
+
+    def busy(*names):
+        if len(refused) < 3:
+            refused.append(names)
+            raise PermissionError(13, "in use")
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", busy)
+    write_json(tmp_path / "x.json", 1)
+    assert len(refused) == 3 and (tmp_path / "x.json").read_text() == "1"
+
+
 def test_too_little_memory_is_one_line(run_main, tmp_path, monkeypatch):
     def hungry(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
@@ -177,7 +208,7 @@ def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_i
 
 
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [*((number, 143) for number in WARNINGS), (signal.SIGINT, 130)])
 def test_a_stop_within_an_epoch_saves_and_names_the_command_that_goes_on(run_main, tmp_path, number, code):
     with start_main(tmp_path, *SMALL[:-2], "--epochs", 500) as process:
         while not process.stdout.readline().startswith("epoch"):
@@ -192,6 +223,36 @@ def test_a_stop_within_an_epoch_saves_and_names_the_command_that_goes_on(run_mai
     assert command == ["main.py", "--checkpoint", str(tmp_path / "last.pt")]
     code, out, _ = run_main(*command[1:], "--epochs", content["epoch"] + 1)
     assert code == 0 and out[-1].startswith("test accuracy")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_with_auto_resume_one_command_starts_goes_on_and_ends(run_main, tmp_path, monkeypatch):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert run_main(*SMALL, "--checkpoint-dir", whole)[0] == 0
+    command = [*SMALL, "--auto-resume", "--checkpoint-dir", run]
+    with monkeypatch.context() as patch:  # the job is ended in its second epoch
+        stop_in_epoch(patch, 2)
+        assert run_main(*command)[0] == 143
+    assert len(load_checkpoint(run / "last.pt")["history"]) == 1
+    code, out, err = run_main(*command)
+    assert (code, err) == (0, []) and "going on in epoch 2" in "\n".join(out)
+    assert differences(load_checkpoint(run / "last.pt")["model"], load_checkpoint(whole / "last.pt")["model"]) == []
+    code, out, _ = run_main(*command)  # and once more: nothing is left to train
+    assert code == 0 and any("all 2 epochs are trained" in line for line in out)
+    code, out, err = run_main(*command, "--lr", 0.5)
+    assert code == 0 and "starting anew, since --lr 0.5 contradicts" in err[0] and "previous-1" in "\n".join(out)
+
+
+def stop_in_epoch(patch, epoch):
+    """Let SIGTERM arrive after some steps of an epoch."""
+    batch = Batches.batch
+
+    def counted(self, indices, now, number):
+        if (now, number) == (epoch, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(self, indices, now, number)
+
+    patch.setattr(Batches, "batch", counted)
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
