@@ -53,12 +53,10 @@ def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> Tra
     where = {"data_dir": s.data_dir, "image_size": s.image_size}
     raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
     if info:
-        raw = as_known(raw, info, "training")
-    height, width, channels = raw.images.shape[1:]
-    known = info or ImageInfo(raw.classes, (channels, height, width), [], [])
-    own = load_images(s.dataset, "validation", shape=known.image_shape, **where) if s.val_fraction else None
+        raw = as_known(raw, info.classes, info.image_shape, "training")
+    own = load_images(s.dataset, "validation", shape=raw.image_shape, **where) if s.val_fraction else None
     if own:
-        own = as_known(own, known, "validation")
+        own = as_known(own, raw.classes, raw.image_shape, "validation")
         print(f"validation split: the data set's own {len(own.labels)}, nothing is held out of the training images")
     data = training_data(raw, s.val_fraction, streams, info, s.train_size, own)
     if checkpoint:
@@ -84,7 +82,7 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
     raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape)
-    raw = as_known(raw, info, "test")
+    raw = as_known(raw, info.classes, info.image_shape, "test")
     return Split(raw.images, raw.labels)
 
 

@@ -179,7 +179,7 @@ def one_of_these(values: dict[str, object]):
 
 
 def list_of(convert: Callable[[str], object]):
-    """Return an argparse type: values between commas, each once."""
+    """Return an argparse type: values between commas, none of them twice."""
 
     def convert_all(text: str) -> list:
         values = [convert(piece) for piece in text.split(",")]

@@ -4,7 +4,7 @@ DATASETS lists what there is; a new data set is a loader in loaders/ and an entr
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -136,8 +136,7 @@ def training_data(
         raise UserError(f"--train-size {train_size} is more than the {len(kept)} training images: lower it")
     train = whole.subset(torch.tensor(kept[:train_size]))
     if info is None:
-        height, width, channels = raw.images.shape[1:]
-        info = ImageInfo(raw.classes, (channels, height, width), *channel_statistics(train.images))
+        info = ImageInfo(raw.classes, raw.image_shape, *channel_statistics(train.images))
     fingerprint = blake2b(b"".join(sorted(keys)), digest_size=16).hexdigest()
     return TrainingData(info, train.to(streams.device), validation.to(streams.device), fingerprint)
 
@@ -187,23 +186,23 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return means, stds
 
 
-def as_known(raw: RawImages, info: ImageInfo, part: str) -> RawImages:
-    """Return images with the class numbers of a model. Raises UserError where they are of another kind than its images.
+def as_known(raw: RawImages, classes: list[str], image_shape: Sequence[int], part: str) -> RawImages:
+    """Return images with the class numbers of a model; prints which of its classes have none.
 
     part: training, where every class of the model must be there; validation or test, where classes may be missing.
+    Raises UserError for images of other classes or of another shape than the model's.
     """
-    missing, more = sorted(set(info.classes) - set(raw.classes)), sorted(set(raw.classes) - set(info.classes))
+    missing, more = sorted(set(classes) - set(raw.classes)), sorted(set(raw.classes) - set(classes))
     if more or (missing and part == "training"):
         raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
-    height, width, channels = raw.images.shape[1:]
-    if (channels, height, width) != tuple(info.image_shape):
-        sizes = ("x".join(map(str, shape)) for shape in ((channels, height, width), info.image_shape))
+    if raw.image_shape != tuple(image_shape):
+        sizes = ("x".join(map(str, shape)) for shape in (raw.image_shape, image_shape))
         raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))
     if missing:
         names = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
-        print(printable(f"{len(missing)} of {len(info.classes)} classes have no {part} images: {names}"))
-    place = torch.tensor([info.classes.index(name) for name in raw.classes])
-    return raw._replace(labels=place[raw.labels], classes=info.classes)
+        print(printable(f"{len(missing)} of {len(classes)} classes have no {part} images: {names}"))
+    place = torch.tensor([classes.index(name) for name in raw.classes])
+    return raw._replace(labels=place[raw.labels], classes=classes)
 
 
 class Batch:

@@ -32,13 +32,14 @@ def images_at_a_time(height: int, width: int) -> int:
 
 
 class Answers(NamedTuple):
-    """What R inference runs say of a batch of images."""
+    """Holds what R inference runs say of a batch of images."""
 
     probabilities: Tensor  # (R, B, m), p(y | z) at the end
     z: Tensor  # (R, B, d), at the end
     u_hat: Tensor | None  # (R, B, m), class weights of the blocks' own u_hat, mean over the blocks
 
 
+@torch.no_grad()
 def ask(
     model: Classifier,
     x: Tensor,
@@ -56,8 +57,7 @@ def ask(
     for step, (z, weights) in enumerate(path):
         see(step, z, weights)
         total = None if weights is None else total + weights
-    with torch.no_grad():
-        return Answers(model.log_prob(z).exp(), z, None if total is None else total / (step + 1))
+    return Answers(model.log_prob(z).exp(), z, None if total is None else total / (step + 1))
 
 
 def running_mean(values: Tensor) -> Tensor:
@@ -66,6 +66,7 @@ def running_mean(values: Tensor) -> Tensor:
     return values.cumsum(dim=0) / count
 
 
+@torch.no_grad()
 def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
     """Return what the first r runs together say, r = 1..R: (R, B, m), of which the largest counts.
 
@@ -80,8 +81,7 @@ def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
     if readout == "ensemble":
         return running_mean(answers.u_hat)
     if readout == "mean-z":
-        with torch.no_grad():
-            return model.log_prob(running_mean(answers.z)).exp()
+        return model.log_prob(running_mean(answers.z)).exp()
     raise ValueError(f"no readout {readout!r} of several runs")
 
 
@@ -163,6 +163,11 @@ class Evaluation:
     confusion: Tensor  # (m, m) counts of (true, predicted) by the readout
     calibration: dict[str, Calibration]  # by readout of all runs; for vote of the share of the votes
 
+    @property
+    def block_1_alone(self) -> float | None:
+        """Return the accuracy of block 1's own u_hat, from the image and mere noise, where blocks answer alone."""
+        return self.per_step_u_hat[0] if "ensemble" in self.by_runs else None
+
     def accuracy(self, readout: str | None = None) -> tuple[float, float]:
         """Return mean and standard error of a readout (default: the one asked for); joined runs have no error."""
         readout = readout or self.readout
@@ -183,7 +188,6 @@ class _Sums:
         self.confusion = torch.zeros(self.m**2, dtype=torch.int64, device=device)
         self.calibration = {name: CalibrationSum(device) for name in several}
 
-    @torch.no_grad()
     def add_step(self, step: int, z: Tensor, weights: Tensor | None, labels: Tensor) -> None:
         """Count a step on the way; z (R, B, d) and weights (R, B, m)."""
         self.by_step[0, step] += (self.model.log_prob(z).argmax(dim=2) == labels).sum()
@@ -264,6 +268,7 @@ class Evaluator:
         way = self.ways[-1]
         return {**way, "steps": min(way["steps"], VALIDATION_STEPS)} if "steps" in way else way
 
+    @torch.no_grad()
     def examples(self, split: Split) -> dict[str, np.ndarray]:
         """Return some images spread over a split, with what the model makes of them: material for the pictures.
 
@@ -276,7 +281,7 @@ class Evaluator:
         generators, how = self._generators("examples"), self.quick()
         x = self.model.info.normalise(chosen.images)
         path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
-        p = self._probabilities(path[-1])
+        p = self.model.log_prob(path[-1]).exp()
         content = {
             "images": chosen.images,
             "labels": chosen.labels,
@@ -294,10 +299,6 @@ class Evaluator:
 
     def _relay(self) -> dict:
         return {"relay": self.relay} if self.relay else {}
-
-    @torch.no_grad()
-    def _probabilities(self, z: Tensor) -> Tensor:
-        return self.model.log_prob(z).exp()
 
 
 def accuracies_after_epoch(

@@ -14,7 +14,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 
 import os
 import sys
-import tempfile
 import warnings
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -29,7 +28,6 @@ from evaluate import answer, ask
 from hardware.device import is_faster_in_bfloat16, pick_device, set_numerics
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
 from loaders.image_folder import decode_images, match_channels
-from models.blocks import format_blocks
 from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
@@ -38,9 +36,10 @@ from runs.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint, load_last, sa
 from runs.folder import open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
+from runs.place import find_temporary_folder, prepare_output, several_processes
 from runs.process import OneProcess
 from runs.reader import finished_run, read_json
-from runs.report import print_accuracies
+from runs.report import describe_part, print_accuracies
 from runs.results import RunResults
 from runs.signals import Stopped, StopSignals
 from runs.tensorboard import TensorBoard
@@ -85,24 +84,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def prepare_output() -> None:
-    """Let printing work where stdout or stderr is closed, or is a notebook's, and where it cannot show a letter."""
-    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers, which a file opened later would take
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole run
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def find_temporary_folder(run: Path) -> None:
-    """Let torch and matplotlib put their temporary files into the run folder where /tmp and the like are read-only."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        run.mkdir(parents=True, exist_ok=True)
-        tempfile.tempdir = str(run.resolve())
-
-
 def fail(processes: OneProcess, line: str) -> int:
     """Tell the user what is wrong, and return the exit code of bad input."""
     processes.report(line)
@@ -110,12 +91,8 @@ def fail(processes: OneProcess, line: str) -> int:
 
 
 def processes_of_this_run() -> OneProcess:
-    """Return this process among those that torchrun started, if it did: RANK and WORLD_SIZE alone may be left over."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            print("main.py: WORLD_SIZE is set, but not by torchrun: one process trains all blocks", file=sys.stderr)
-        return OneProcess()
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Return this process among those that torchrun started, if it did."""
+    if not several_processes():
         return OneProcess()
     from parallel.ranks import Ranks
 
@@ -150,8 +127,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     run = run_folder(s)
     s, checkpoint, source = training_settings(s, given, processes)
     device = use_device(s, processes)
-    if s.amp == "auto":
-        s = replace(s, amp=is_faster_in_bfloat16(device))
+    s = replace(s, amp=is_faster_in_bfloat16(device) if s.amp == "auto" else s.amp)
     streams = Streams(s.seed, device)
     board = TensorBoard(run, lambda: draw_figures(run)) if s.tensorboard and processes.first else None
     data, test = load_data(s, checkpoint, streams, processes)
@@ -162,8 +138,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     if checkpoint:
         with reading(f"the checkpoint {s.checkpoint}", "take another one"):
             trainer.load_state_dict(checkpoint)
-    evaluator = make_evaluator(s, model, streams, processes)
-    results = RunResults(run, s, evaluator, trainer.W_embed_start, processes)
+    results = RunResults(run, s, make_evaluator(s, model, streams, processes), trainer.W_embed_start, processes)
     add_callbacks(trainer, s, results, data, stops, board)
     if processes.first:
         announce(trainer, s, results, data, test, checkpoint)
@@ -183,21 +158,19 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         print(f"tested: the weights of epoch {trained['epoch']} of {trainer.epoch}")
         print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
     else:
-        held = f"blocks {format_blocks(s.blocks)} of {s.num_blocks} are in {run / LAST}"
-        print(printable(f"{held}; join all parts with: python main.py --merge {run / LAST} ... --checkpoint-dir DIR"))
+        print(describe_part(run / LAST, s.blocks, s.num_blocks))
 
 
 def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tuple[Settings, dict | None, dict | None]:
     """Return all settings; the checkpoint to continue and that of --embedding-from, None where there is none."""
     source = None
     path, checkpoint = processes.from_first(lambda: checkpoint_to_continue(s, processes))
-    if checkpoint and s.auto_resume:
-        checkpoint = checkpoint if fits(s, given, path, checkpoint, processes) else None
-    if checkpoint:
+    if checkpoint and (not s.auto_resume or fits(s, given, path, checkpoint, processes)):
         s = adopt(replace(s, checkpoint=path), given, checkpoint["config"])
         if s.epochs < (begun := checkpoint["epoch"] + bool(checkpoint.get("partial"))):
             raise UserError(f"{s.checkpoint} has {begun} epochs already: raise --epochs above that")
     else:
+        checkpoint = None
         if s.embedding_from:
             source = processes.from_first(lambda: load_checkpoint(s.embedding_from))
             s = take_embedding_settings(s, given, source["config"])

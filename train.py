@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import Batch, Batches
 from hardware.memory import peak_memory, reset_peak_memory
-from models.blocks import blocks_in
+from models.blocks import split_by_block
 from models.build import check_weights
 from models.classifier import Classifier
 from models.NoProp_DT import NoPropNetDT
@@ -89,7 +89,7 @@ class BlockUpdates:
 
     @property
     def updaters(self) -> list[Updater]:
-        """The optimizers of the blocks held, and after them those of the shared parameters."""
+        """Return the optimizers of the blocks held, and after them those of the shared parameters."""
         return [*self.by_block.values(), *self.shared]
 
     def steps(self, order: torch.Generator) -> list[Step]:
@@ -107,7 +107,7 @@ class BlockUpdates:
         if self.learns_W_embed and self.add_up:
             self.add_up(self.shared_gradient.total)
         self.shared_gradient.give()
-        (self.shared[blocks[0] - 1] if len(self.shared) > 1 else self.shared[0]).step()
+        self.shared[(blocks[0] - 1) % len(self.shared)].step()  # the only one, or that of the block
         return losses
 
     def update_block(self, t: int, x: Tensor, y: Tensor) -> Tensor:
@@ -130,8 +130,7 @@ class BlockUpdates:
 
     def load_state_dict(self, states: list[dict], state: dict[str, Tensor]) -> None:
         """Load the optimizers of a checkpoint, which may hold more blocks than this process; state: its model's."""
-        held = blocks_in(state)
-        by_block, shared = dict(zip(held, states, strict=False)), states[len(held) :]
+        by_block, shared = split_by_block(states, state)
         for t, updater in self.by_block.items():
             updater.load_state_dict(by_block[t])
         for updater, own in zip(self.shared, shared, strict=True):

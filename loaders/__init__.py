@@ -12,3 +12,9 @@ class RawImages(NamedTuple):
     labels: Tensor
     classes: list[str]
     notes: tuple[str, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W)."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width

@@ -26,14 +26,14 @@ def load_npz(part: str, data_dir: str) -> RawImages | None:
                 return None
             missing = [name for name in (*wanted, "train_labels") if name not in file]
             require(not missing, f"it has no array {''.join(missing[:1])}")
-            images, labels, known = (file[name] for name in (*wanted, "train_labels"))
+            images, labels = (file[name] for name in wanted)
+            known = labels if part == "train" else file["train_labels"]
         images = images[..., None] if images.ndim == 3 else images
         _check(images, labels)
-    numbers = sorted(set(known.ravel().tolist()))
-    place = {number: y for y, number in enumerate(numbers)}
-    classes = numbers + sorted(set(labels.ravel().tolist()) - place.keys())
+    numbers, trained = labels.ravel().tolist(), sorted(set(known.ravel().tolist()))
+    classes = trained + sorted(set(numbers) - set(trained))
     place = {number: y for y, number in enumerate(classes)}
-    y = torch.tensor([place[number] for number in labels.ravel().tolist()])
+    y = torch.tensor([place[number] for number in numbers])
     return RawImages(torch.from_numpy(images), y, [str(number) for number in classes])
 
 

@@ -1,6 +1,6 @@
 """Which blocks: lists of them as people write them (3,5-7), and their names in a state (blocks.0 is block 1)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -44,3 +44,9 @@ def select_blocks(state: dict[str, Tensor], blocks: Iterable[int]) -> dict[str, 
     """Return what these blocks need of a state: their own and what is shared."""
     wanted = {None, *blocks}
     return {name: value for name, value in state.items() if block_of(name) in wanted}
+
+
+def split_by_block(values: Sequence, state: dict[str, Tensor]) -> tuple[dict, list]:
+    """Return the value of each block that a state holds, and those of what is shared: a list has them in this order."""
+    held = blocks_in(state)
+    return dict(zip(held, values, strict=False)), list(values[len(held) :])

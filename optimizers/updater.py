@@ -98,7 +98,7 @@ class Updater:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def _set_rate(self) -> None:

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from models.blocks import block_of, blocks_in, format_blocks, select_blocks
+from models.blocks import block_of, blocks_in, format_blocks, select_blocks, split_by_block
 from models.methods import METHODS
 from settings import names_where
-
-
-def optimizers_by_block(checkpoint: dict) -> tuple[dict[int, dict], list[dict]]:
-    """Return the optimizer state of every block held, and those of the shared parameters."""
-    held, states = blocks_in(checkpoint["model"]), checkpoint["optimizers"]
-    return dict(zip(held, states, strict=False)), states[len(held) :]
 
 
 def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -> dict:
@@ -28,6 +22,8 @@ def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -
     seconds: of an epoch from those of the parts, max where they ran at the same time, sum for the work of all.
     """
     first = parts[0]
+    optimizers = [split_by_block(part["optimizers"], part["model"]) for part in parts]
+    by_block = {t: state for states, _ in optimizers for t, state in states.items()}
     holder = {t: part for part in parts for t in blocks_in(part["model"])}
     model = _join_models(holder, first, [part["model"] for part in parts], parts)
     best = dict(first["best"])
@@ -47,7 +43,7 @@ def join_parts(parts: Sequence[dict], seconds: Callable[[list[float]], float]) -
         "best": best,
         "history": history,
         "train_seconds": sum(row["seconds"] for row in history),
-        "optimizers": [*(optimizers_by_block(holder[t])[0][t] for t in sorted(holder)), *optimizers_by_block(first)[1]],
+        "optimizers": [*(by_block[t] for t in sorted(by_block)), *optimizers[0][1]],
         "streams": {**first["streams"], "states": states},
     }
 

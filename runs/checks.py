@@ -31,11 +31,9 @@ def in_todays_form(content: dict) -> dict:
     """
     if content["format"] == FORMAT:
         return content
-    for state in (content["model"], (content.get("best") or {}).get("model")):
-        if state is not None and (level := _last_alpha_bar(state)) is not None:
-            weight, bias = best_classifier(level, state["W_embed"])
-            state["theta_out.weight"] = state["theta_out.weight"] - weight
-            state["theta_out.bias"] = state["theta_out.bias"] - bias
+    states = [content["model"], (content.get("best") or {}).get("model")]
+    for state in {id(state): state for state in states if state is not None}.values():  # they may be one and the same
+        _take_closed_form_away(state)
     settings = accepted(_todays_settings(content["config"], content["model"]["W_embed"]))
     network = settings.network(content["info"]["image_shape"])
     described = {"network": network, "inference": settings.inference_of_model, "config": settings.as_dict()}
@@ -58,11 +56,17 @@ def _todays_settings(config: dict, W_embed: torch.Tensor) -> dict:
     return config
 
 
-def _last_alpha_bar(state: dict) -> torch.Tensor | None:
-    """Return alpha_bar at the clean end, of a network that has such a level."""
+def _take_closed_form_away(state: dict) -> None:
+    """Let theta_out be what is added to the closed form, in a network that has a noise level at the clean end."""
     if "alpha_bar" in state:
-        return state["alpha_bar"][-1]
-    return torch.sigmoid(-state["schedule.gamma_1"].double()) if "schedule.gamma_1" in state else None
+        alpha_bar = state["alpha_bar"][-1]
+    elif "schedule.gamma_1" in state:
+        alpha_bar = torch.sigmoid(-state["schedule.gamma_1"].double())
+    else:
+        return
+    weight, bias = best_classifier(alpha_bar, state["W_embed"])
+    state["theta_out.weight"] = state["theta_out.weight"] - weight
+    state["theta_out.bias"] = state["theta_out.bias"] - bias
 
 
 def check_content(content: dict) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from errors import printable
 from evaluate import Evaluation
 from models.blocks import format_blocks
 from models.classifier import Classifier
@@ -55,6 +56,12 @@ def go_on(last: Path, processes: int = 1) -> str:
     return shlex.join([python, script, "--checkpoint", str(last)]) + again
 
 
+def describe_part(last: Path, blocks: list[int], num_blocks: int) -> str:
+    """Return where the blocks of a part are, and the command that joins all parts."""
+    join = f"python main.py --merge {last} ... --checkpoint-dir DIR"
+    return printable(f"blocks {format_blocks(blocks)} of {num_blocks} are in {last}; join all parts with: {join}")
+
+
 def describe_progress(history: list[dict], steps: int) -> str:
     """Return what last.pt holds: full epochs, and steps of the next one."""
     parts = [f"epoch {len(history)}"] if history else []
@@ -92,8 +99,8 @@ def print_accuracies(result: Evaluation, by_step: bool, by_block: bool, split: s
     for name in readouts:
         mean, sem = result.accuracy(name)
         print(f"readout {name + ':':{width}} {mean:.2f} +- {sem:.2f} %{NOT_THE_PAPERS.get(name, '')}")
-    if "ensemble" in readouts:
-        print(f"block 1 alone: {result.per_step_u_hat[0]:.2f} %, the class of its u_hat from the image and mere noise")
+    if result.block_1_alone is not None:
+        print(f"block 1 alone: {result.block_1_alone:.2f} %, the class of its u_hat from the image and mere noise")
     print(last_line(*result.accuracy(), len(result.per_run), split))
 
 

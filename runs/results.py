@@ -75,7 +75,7 @@ class RunResults:
             "accuracy_by_readout": {
                 name: dict(zip(("mean", "sem"), result.accuracy(name), strict=True)) for name in model.readouts
             },
-            "accuracy_u_hat_of_block_1": result.per_step_u_hat[0] if "ensemble" in model.readouts else None,
+            "accuracy_u_hat_of_block_1": result.block_1_alone,
             "per_run": result.per_run,
             "accuracy_by_runs": result.by_runs,
             "calibration": {

@@ -22,7 +22,7 @@ LAYERS = [
     hardware
     optimizers
     evaluate
-    runs runs.files runs.folder runs.process runs.reader runs.report runs.signals runs.tables runs.versions
+    runs runs.files runs.folder runs.place runs.process runs.reader runs.report runs.signals runs.tables runs.versions
     runs.checks runs.results
     runs.checkpoint
     runs.callbacks runs.convert runs.launch

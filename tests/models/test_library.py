@@ -133,6 +133,16 @@ def test_an_older_checkpoint_names_the_command_that_converts_it(digits_run, tmp_
     assert convert([str(old)]) == 2 and convert([str(tmp_path / "none.pt"), str(new)]) == 2
 
 
+def test_theta_out_of_an_older_checkpoint_is_converted_once_where_its_best_model_is_its_last(digits_run, tmp_path):
+    state = torch.load(older(tmp_path / "old.pt", digits_run), weights_only=True)
+    best = {"epoch": 2, "accuracy": 50.0, "model": state["model"]}  # one copy in the file, as after the best epoch
+    torch.save({**state, "best": best}, tmp_path / "last.pt")
+    assert convert([str(tmp_path / "last.pt"), str(tmp_path / "new.pt")]) == 0
+    new = torch.load(tmp_path / "new.pt", weights_only=True)["model"]["theta_out.weight"]
+    expected = torch.load(digits_run / "best_model.pt", weights_only=True)["model"]["theta_out.weight"]
+    torch.testing.assert_close(new, expected, rtol=0, atol=1e-3)
+
+
 def test_a_checkpoint_from_before_a_setting_was_there_is_read(digits_run, tmp_path):
     content = torch.load(digits_run / "best_model.pt", weights_only=True)
     del content["config"]["encoder"], content["network"]["arguments"]["encoder"]

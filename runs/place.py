@@ -1,0 +1,33 @@
+"""Where the program was started: closed or odd outputs, variables that are left over, folders that are read-only."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def prepare_output() -> None:
+    """Let printing work where stdout or stderr is closed, or is a notebook's, and where it cannot show a letter."""
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers, which a file opened later would take
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole run
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def find_temporary_folder(run: Path) -> None:
+    """Let torch and matplotlib put their temporary files into the run folder where /tmp and the like are read-only."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        run.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = str(run.resolve())
+
+
+def several_processes() -> bool:
+    """Return whether torchrun started this process among others: RANK and WORLD_SIZE alone may be left over."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if several and not by_torchrun:
+        print("main.py: WORLD_SIZE is set, but not by torchrun: one process trains all blocks", file=sys.stderr)
+    return several and by_torchrun
