@@ -62,7 +62,7 @@ def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
     paths = [(row["method"], row["method"], [row["path"]]) for row in rows]
     split = rows[0]["split"]
     title = f"{dataset}: {split} accuracy over training time, a dot for each epoch"
-    accuracy = accuracy_over(paths, title, rows[0]["readout"])
+    accuracy = accuracy_over(paths, title, rows[0]["readout"], split=split)
     for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, f"{dataset}, {split} images"))):
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{text}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
@@ -74,8 +74,10 @@ def table(rows: list[dict]) -> str:
     return markdown_table(titles, [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
 
 
-def accuracy_over(lines: list[tuple[str, str, list[dict]]], title: str, readout: str, by: str = "seconds") -> Figure:
-    """Draw test accuracy over the seconds spent on training (Figure 3 of the paper), or by "epoch".
+def accuracy_over(
+    lines: list[tuple[str, str, list[dict]]], title: str, readout: str, by: str = "seconds", split: str = "test"
+) -> Figure:
+    """Draw the accuracy on a split over the seconds spent on training (Figure 3 of the paper), or by "epoch".
 
     lines: (label, group, RunFiles.accuracy_path of each seed); a colour for each group, a style for each line in it.
     """
@@ -88,9 +90,9 @@ def accuracy_over(lines: list[tuple[str, str, list[dict]]], title: str, readout:
         style = ("-", "--", ":", "-.")[(groups[:i].count(group) + again) % 4]
         look = {"color": COLOURS[colour], "linestyle": style, "marker": "o", "markersize": 3}
         for path in paths:
-            axes.plot(path[by], path["test_accuracy"], label=label if path is paths[0] else None, **look)
+            axes.plot(path[by], path[f"{split}_accuracy"], label=label if path is paths[0] else None, **look)
     x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
-    axes.set(xlabel=x, ylabel=f"test accuracy (%), readout {readout}", title=title)
+    axes.set(xlabel=x, ylabel=f"{split} accuracy (%), readout {readout}", title=title)
     if by == "seconds":
         axes.set_xlim(left=0)
     else:

@@ -99,7 +99,8 @@ class RunFiles(NamedTuple):
         points = [(row["epoch"], passed, row[name]) for row, passed in rows if name in row]
         if not points:
             points = [(len(self.history), sum(row["seconds"] for row in self.history), self.accuracy[0])]
-        return dict(zip(("epoch", "seconds", "test_accuracy"), map(list, zip(*points, strict=True)), strict=True))
+        columns = ("epoch", "seconds", f"{self.split}_accuracy")
+        return dict(zip(columns, map(list, zip(*points, strict=True)), strict=True))
 
 
 def read_run(folder: Path) -> RunFiles:

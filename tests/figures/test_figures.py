@@ -8,6 +8,7 @@ import pytest
 
 from errors import UserError
 from figures import FIGURES
+from figures.comparison import accuracy_over
 from figures.style import short_names
 from figures.training import training_curves
 from runs.reader import RunFiles, read_run
@@ -130,3 +131,12 @@ def test_an_array_that_is_missing_or_odd_is_told_before_anything_is_drawn(digits
 )
 def test_names_are_shortened_so_that_they_stay_different(names, expected):
     assert short_names(names) == expected
+
+
+def test_a_comparison_on_the_validation_split_is_not_called_test(digits_run):
+    run = read_run(digits_run)
+    run = run._replace(results={**run.results, "split": "validation"})
+    path = run.accuracy_path
+    assert path["validation_accuracy"] == [row["val_accuracy"] for row in run.history] and "test_accuracy" not in path
+    figure = accuracy_over([("dt", "dt", [path])], "title", "sample", split=run.split)
+    assert figure.axes[0].get_ylabel().startswith("validation accuracy")
