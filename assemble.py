@@ -81,7 +81,7 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
-    raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape)
+    raw = load_images(s.dataset, "test", data_dir=s.data_dir, image_size=s.image_size, shape=info.image_shape)
     raw = as_known(raw, info.classes, info.image_shape, "test")
     return Split(raw.images, raw.labels)
 
@@ -162,7 +162,15 @@ def make_evaluator(s: Settings, model: Classifier, streams: Streams, processes: 
     """Return the evaluator of a model whose `info` is set."""
     processes = processes or OneProcess()
     return Evaluator(
-        model, streams, s.ways, s.eval_runs, s.readout, processes.relay, processes.hides_bars, s.eval_batch_size
+        model,
+        streams,
+        s.ways,
+        s.eval_runs,
+        s.readout,
+        processes.relay,
+        processes.hides_bars,
+        s.eval_batch_size,
+        s.mirror_test,
     )
 
 

@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from errors import UserError, printable
 from loaders import RawImages
@@ -22,7 +23,8 @@ from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
 
-AUGMENTATIONS = ("crop", "flip")
+GREY = 128  # of what cutout covers
+AUGMENTATIONS = ("crop", "flip", "cutout")
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,38 @@ DATASETS = {
 
 def datasets_with(setting: str) -> list[str]:
     """Return the data sets that know a setting: all, unless the loaders of some have it as an argument."""
+    if arguments_for(load_images, {setting: None}):
+        return list(DATASETS)
     owners = [name for name, dataset in DATASETS.items() if arguments_for(dataset.load, {setting: None})]
     return owners or list(DATASETS)
 
 
-def load_images(name: str, part: str, **values) -> RawImages | None:
+def load_images(name: str, part: str, image_size: int | None = None, **values) -> RawImages | None:
     """Return the `train` or `test` part of a data set, or its own `validation` part: None where it has none.
 
-    values: settings that its loader may know. Prints the loader's notes. Raises UserError where the files are missing,
-    broken or not as expected.
+    image_size: side in pixels to which images are scaled; a loader that knows it does so itself. values: settings that
+    its loader may know. Prints the loader's notes. Raises UserError where the files are missing, broken or not as
+    expected.
     """
     if part == "validation" and not DATASETS[name].own_validation:
         return None
     load = DATASETS[name].load
-    raw = load(part=part, **arguments_for(load, values))
+    raw = load(part=part, **arguments_for(load, {**values, "image_size": image_size}))
     for note in raw.notes if raw else ():
         print(printable(note))
+    if raw and image_size and not arguments_for(load, {"image_size": image_size}):
+        raw = raw._replace(images=scaled(raw.images, image_size))
     return raw
+
+
+def scaled(images: Tensor, side: int) -> Tensor:
+    """Return images scaled to a square: (N, H, W, C) uint8 -> (N, side, side, C)."""
+
+    def scale(part: Tensor) -> Tensor:
+        part = F.interpolate(part.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
+        return part.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    return torch.cat([scale(part) for part in images.split(1000)])
 
 
 @dataclass
@@ -255,7 +272,7 @@ def augment(images: Tensor, generator: torch.Generator, ways: Collection[str]) -
     """Return images changed at random: (B, H, W, C) uint8 -> the same.
 
     ways: `crop` shifts an image by up to an eighth of its side, what is missing is mirrored from inside; `flip` mirrors
-    every second one.
+    every second one; `cutout` covers a square of a quarter of its side with grey.
     """
     batch, height, width, _ = images.shape
 
@@ -273,4 +290,14 @@ def augment(images: Tensor, generator: torch.Generator, ways: Collection[str]) -
     if "flip" in ways:
         columns = torch.where(draw(2) == 1, width - 1 - columns, columns)
     index = torch.arange(batch, device=images.device)[:, None, None]
-    return images[index, rows[:, :, None], columns[:, None, :]]
+    images = images[index, rows[:, :, None], columns[:, None, :]]
+    if "cutout" in ways:
+
+        def covered(size: int) -> Tensor:  # (B, size)
+            side = max(1, size // 4)
+            first = draw(size + side - 1) - side + 1  # it may stick out
+            place = torch.arange(size, device=images.device)
+            return (place >= first) & (place < first + side)
+
+        images = images.masked_fill((covered(height)[:, :, None] & covered(width)[:, None, :])[..., None], GREY)
+    return images

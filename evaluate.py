@@ -45,12 +45,17 @@ def ask(
     x: Tensor,
     generators: Sequence[torch.Generator],
     see: Callable[[int, Tensor, Tensor | None], None] = lambda step, z, weights: None,
+    mirror: bool = False,
     **how,
 ) -> Answers:
     """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.denoise.
 
-    see: is shown (step, z, class weights of u_hat or None) on the way.
+    see: is shown (step, z, class weights of u_hat or None) on the way. mirror: the mean with what they say of the
+    mirror images.
     """
+    if mirror:
+        two = ask(model, x, generators, see, **how), ask(model, x.flip(3), generators, **how)
+        return Answers(*(None if a is None else (a + b) / 2 for a, b in zip(*two, strict=True)))
     path = model.denoise(x, generators, **how)
     next(path)  # z_0, mere noise
     total: Tensor | float = 0.0
@@ -234,6 +239,7 @@ class Evaluator:
         relay: see NoPropNetDT.denoise.
         hides_bars: tqdm's `disable`.
         batch_size: images at a time; None: images_at_a_time.
+        mirror: see ask.
     """
 
     model: Classifier
@@ -244,6 +250,7 @@ class Evaluator:
     relay: Callable | None = None
     hides_bars: bool | None = True
     batch_size: int | None = None
+    mirror: bool = False
 
     def evaluate(self, split: Split, purpose: str = "inference", way: dict | None = None) -> Evaluation:
         """Return the accuracies on a split. The noise is that of `purpose`, the same at every call.
@@ -259,7 +266,7 @@ class Evaluator:
         batches = list(zip(split.images.split(size), split.labels.split(size), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
             x, see = self.model.info.normalise(images), partial(sums.add_step, labels=labels)
-            answers = ask(self.model, x, generators, see, **how, **self._relay())
+            answers = ask(self.model, x, generators, see, self.mirror, **how, **self._relay())
             sums.add_answers(answers, labels)
         return sums.finish(times, with_u_hat=answers.u_hat is not None)
 

@@ -9,6 +9,7 @@ from command_line import Parser, as_flag, show
 from data import DATASETS
 from errors import UserError, require
 from models.blocks import format_blocks
+from models.encoders import OPTIONS
 from models.methods import METHODS, arguments_for, methods_with
 from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owners_of
 
@@ -37,6 +38,7 @@ def settle(s: Settings, given: set[str]) -> Settings:
     Raises UserError for settings that do not go together.
     """
     method, dataset = METHODS[s.method], DATASETS[s.dataset]
+    s = replace(s, embedding_type=s.embedding_type or method.defaults.get("embedding_type", "learned"))
     defaults = {
         "embedding_init": "prototype" if s.embedding_type == "prototype" else "orthogonal",
         "eval_runs": 1 if s.inference == "deterministic" else 5,
@@ -210,7 +212,11 @@ def _part_rules(s: Settings) -> Rules:
 def _model_rules(s: Settings) -> Rules:
     low, high = s.alpha_bar_clip or (0, 0.5)
     no_prototype = s.embedding_init == "prototype" and s.embedding_type != "prototype"
+    only = METHODS[s.method].defaults.get("embedding_type", s.embedding_type)
     return [
+        ("embedding_type", s.embedding_type != only, f"of --method {s.method} is {only}: leave it out"),
+        ("encoder_width", s.encoder not in OPTIONS, f"belongs to --encoder {' or '.join(OPTIONS)}"),
+        ("anchor", s.loss != "squared", "belongs to --loss squared"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),
         ("embedding_init", s.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),

@@ -5,6 +5,7 @@ methods and data sets know a setting stands in METHODS and DATASETS, with the de
 settings go together: rules.py.
 """
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -26,19 +27,28 @@ from command_line import (
     one_of_these,
     place,
     setting,
+    show,
 )
 from data import AUGMENTATIONS, DATASETS, datasets_with
-from models.encoders import ENCODERS
+from models.encoders import ENCODERS, is_encoder
 from models.methods import METHODS, arguments_for, methods_with
-from models.NoProp_CT import SAMPLERS
+from models.NoProp_CT import LOSSES, SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 from models.solvers import SOLVERS
 
 READOUTS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.network.readouts))
+RECIPES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.recipes))
 SPLITS = {"test": "test", "val": "validation"}  # names of what is tested, in words
 LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
 ANYTIME, USE = "resume evaluate predict", "evaluate predict"
+
+
+def encoder_name(text: str) -> str:
+    """Return the name of an encoder; an argparse type."""
+    if not is_encoder(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENCODERS)}, and not timm:NAME")
+    return text
 
 
 def _epochs() -> str:
@@ -53,10 +63,16 @@ def _epochs() -> str:
 
 
 def _recipes() -> str:
-    """Return every recipe with the flags that it stands for."""
-    known = {name: flags for method in METHODS.values() for name, flags in method.recipes.items()}
-    texts = {name: " ".join(f"{as_flag(k)} {v}" for k, v in flags.items()) for name, flags in known.items()}
-    return "other defaults: " + "; ".join(f"{name} is {text}" for name, text in texts.items())
+    """Return every recipe with the flags that it stands for, those first that it has for all methods."""
+    texts = []
+    for recipe in RECIPES:
+        own = {name: m.recipes[recipe].items() for name, m in METHODS.items() if recipe in m.recipes}
+        words = {name: [f"{as_flag(k)} {show(v)}" for k, v in flags] for name, flags in own.items()}
+        common = [word for word in next(iter(words.values())) if all(word in each for each in words.values())]
+        more = {name: [word for word in each if word not in common] for name, each in words.items()}
+        texts.append(f"{recipe} ({' '.join(own)}) is {' '.join(common)}")
+        texts[-1] += "".join(f", {name} {' '.join(each)}" for name, each in more.items() if each)
+    return "other defaults: " + "; ".join(texts)
 
 
 def _by_owner(name: str) -> str:
@@ -80,15 +96,16 @@ class Settings:
     data_dir: str = setting("data", "./data",
         "torchvision's folder, DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*, or FILE.npz", place,
         metavar="DIR", may_change="resume evaluate", shapes_blocks=False)
-    image_size: int | None = setting("data", None, "side in pixels to which own images are cropped and scaled",
-        number(int, 4, 4096), shown="their own where all have the same of at most 64, else 32", metavar="PIXELS")
+    image_size: int | None = setting("data", None, "side in pixels to which images are scaled, own images cropped too",
+        number(int, 4, 4096), shown="their own; own images where not all have the same of at most 64: 32",
+        metavar="PIXELS")
     val_fraction: float = setting("data", 0.1, "part of the training images held out to choose the best epoch; 0 "
         "trains on all and takes the last epoch, as the paper does", number(float, 0, 0.9), metavar="PART")
     train_size: int | None = setting("data", None, "train on so many of the training images, drawn by the seed",
         number(int, 2), shown="all", metavar="N")
     augment: list | None = setting("data", None, "change training images at random: crop shifts them, flip mirrors "
-        "them; without a value what suits the data set. The paper does not", list_of(one_of(AUGMENTATIONS)),
-        nargs="?", const=[], shown=_augment, metavar="crop,flip")
+        "them, cutout covers a square; without a value what suits the data set. The paper does not",
+        list_of(one_of(AUGMENTATIONS)), nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout")
 
     method: str = setting("method", "dt",
         lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS)
@@ -96,12 +113,19 @@ class Settings:
         "folder of its own in --checkpoint-dir, and compare them in a table and figures", list_of(one_of(METHODS)),
         metavar="METHOD,...", of_call=True, shapes_blocks=False)
     num_blocks: int = setting("method", 10, "blocks T", number(int, 1, MAX_BLOCKS), metavar="T")
-    encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block",
-        choices=ENCODERS)
+    encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block: "
+        + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)", encoder_name, metavar="NAME")
+    encoder_width: int | None = setting("method", None, "channels at the end of the encoder airbench",
+        number(int, 4, 65536), shown="256", metavar="N")
+    loss: str = setting("method", "squared", "squared, the paper's; or cross-entropy: of u_hat's class weights with "
+        "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES)
+    anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed")
+    noise_levels: int = setting("method", 1, "noised embeddings for each image in a step, which share its features",
+        POSITIVE, metavar="M")
 
-    embedding_type: str = setting("embeddings", "learned",
+    embedding_type: str | None = setting("embeddings", None,
         "class embeddings W_embed: learned vectors, one-hot, or prototype images",
-        choices=("learned", "one-hot", "prototype"))
+        choices=("learned", "one-hot", "prototype"), shown="learned; of --method classifier one-hot")
     embedding_dim: int = setting("embeddings", 20, "d of learned embeddings", POSITIVE, metavar="D")
     embedding_init: str | None = setting("embeddings", None, "how W_embed starts",
         choices=("orthogonal", "random", "prototype"), shown="orthogonal; prototype for prototype")
@@ -136,7 +160,7 @@ class Settings:
     early_stopping_patience: int = setting("training", 0,
         "epochs without a better validation accuracy after which training ends; 0: never", COUNT, metavar="N",
         may_change="resume")
-    recipe: str | None = setting("training", None, _recipes, choices=("fast",), shown="the paper's",
+    recipe: str | None = setting("training", None, _recipes, choices=RECIPES, shown="the paper's",
         shapes_blocks=False)
     seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE)
 
@@ -165,6 +189,8 @@ class Settings:
     eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time",
         number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
         may_change="resume evaluate", shapes_blocks=False)
+    mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
+        "image", may_change=USE, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
         "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
         "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
@@ -240,12 +266,13 @@ class Settings:
         """Return the network in plain values, as a checkpoint keeps it: method and arguments of its class."""
         derived = {
             "image_shape": list(image_shape),
+            "encoder": f"{self.encoder}:{self.encoder_width}" if self.encoder_width else self.encoder,
             "learn_embedding": self.learns_embedding,
             "prototype": self.embedding_type == "prototype",
             "learn_theta_out": not self.embedding_from,
         }
         network = METHODS[self.method].network
-        return {"method": self.method, "arguments": arguments_for(network, derived) | self.arguments(network)}
+        return {"method": self.method, "arguments": self.arguments(network) | arguments_for(network, derived)}
 
     @property
     def ways(self) -> list[dict]:

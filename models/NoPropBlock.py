@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.encoders import ENCODERS
+from models.encoders import make_encoder
 from models.encoders.paper import FEATURES, PaperCNN
 from models.precision import weighted_embedding
 
@@ -65,7 +65,7 @@ class NoPropBlock(nn.Module):
         super().__init__()
         if prototype and embedding_dim != math.prod(image_shape):
             raise ValueError(f"prototypes of images {image_shape} have d = {math.prod(image_shape)}")
-        self.image_path = ENCODERS[encoder](image_shape)
+        self.image_path = make_encoder(encoder, image_shape)
         self.label_path = PrototypePath(image_shape) if prototype else VectorPath(embedding_dim)
         self.fuse = nn.Sequential(
             nn.Linear(self.image_path.out_features + FEATURES, 256),

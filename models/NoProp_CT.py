@@ -11,17 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.continuous import ContinuousNet, draw_times
-from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample
+from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
 from models.learned_schedule import LearnedSchedule
 from models.precision import weighted_embedding
 from models.schedules import step_coefficients
 from models.solvers import grid, kept_steps, ode_ways, solve
 
+LOSSES = ("squared", "cross-entropy")
 SAMPLERS = ("ancestral", "ode")
+FIXED_GAMMA = 4.0, -3.0  # gamma_0 and gamma_1 of the schedule that stays
 
 
 class NoPropNetCT(ContinuousNet):
-    """The network, W_embed, theta_out and the learned schedule; arguments as those of NoPropNetDT."""
+    """The network, W_embed, theta_out and the schedule; arguments as those of NoPropNetDT, and:
+
+    Args:
+        loss: squared, the paper's, with a schedule that is learned; cross-entropy of softmax(logits) with weight 1 at
+            every t, with a schedule that stays (its gradient would make all noise levels clean). Not the paper's.
+    """
 
     loss_terms = DiffusionLoss._fields
 
@@ -34,14 +41,21 @@ class NoPropNetCT(ContinuousNet):
         prototype: bool = False,
         encoder: str = "paper",
         eta: float = 1.0,
+        loss: str = "squared",
+        noise_levels: int = 1,
         class_probability: str = "softmax",
         posterior_sigma: float = 0.2,
         stratified_time: bool = False,
     ):
         posterior = {"class_probability": class_probability, "posterior_sigma": posterior_sigma}
         super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, **posterior)
-        self.eta, self.stratified_time = eta, stratified_time
-        self.schedule = LearnedSchedule()
+        self.eta, self.stratified_time, self.noise_levels = eta, stratified_time, noise_levels
+        self.kind = loss
+        self.schedule = self.new_schedule()
+
+    def new_schedule(self) -> LearnedSchedule:
+        """Return the schedule as it starts."""
+        return LearnedSchedule() if self.kind == "squared" else LearnedSchedule(*FIXED_GAMMA).requires_grad_(False)
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
         """Return theta_out's and gamma's: the data hardly move the interior of gamma, so a decay alone would."""
@@ -60,7 +74,7 @@ class NoPropNetCT(ContinuousNet):
     def curves(self) -> dict[str, Tensor]:
         """Return gamma(t) at 201 even t from 0 to 1, as it started and as it is."""
         t = torch.linspace(0, 1, 201, dtype=torch.float64, device=self.W_embed.device)
-        start = LearnedSchedule().to(t.device)
+        start = self.new_schedule().to(t.device)
         return {"gamma_start": start.gamma(t), "gamma": self.schedule.gamma(t)}
 
     def class_logits(self, z: Tensor) -> Tensor:
@@ -73,17 +87,22 @@ class NoPropNetCT(ContinuousNet):
     ) -> DiffusionLoss:
         """Return the loss of eq. 9 and 62, its three terms apart; gradients reach the schedule.
 
-        x (B, C, H, W), y (B,) int64.
+        x (B, C, H, W), y (B,) int64. M noised embeddings of an image share its features.
         """
-        u_y = self.W_embed[y]  # (B, d)
+        y = repeat(y, self.noise_levels)
+        u_y = self.W_embed[y]  # (M B, d)
         t = draw_times(len(y), self.stratified_time, noise, y.device)
         times = torch.cat([self.schedule.ends, t])
         alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(times)  # (2 + B,) float64
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
         z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
-        u_hat = weighted_embedding(self.block(z_t, x, t, drop), self.W_embed)
-        square = (u_hat - u_y).square().sum(dim=1)  # summed over d
-        denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()
+        image_part = repeat(self.block.image_part(x, drop), self.noise_levels)
+        logits = self.block.logits(z_t, image_part, self.block.time_part(t), drop)
+        if self.kind == "squared":
+            square = (weighted_embedding(logits, self.W_embed) - u_y).square().sum(dim=1)  # summed over d
+            denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()
+        else:
+            denoise = self.eta * F.cross_entropy(logits.to(u_y.dtype), y)
         z_1 = q_sample(alpha_bar_1, u_y, noise)
         return DiffusionLoss(F.nll_loss(self.log_prob(z_1), y), kl_to_noise(alpha_bar_0, u_y), denoise)
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.classifier import Classifier
-from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample
+from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
 from models.NoPropBlock import NoPropBlock
+from models.precision import weighted_embedding
 from models.schedules import default_clip, make_alpha_bar, snr, step_coefficients
 
 
@@ -27,6 +28,7 @@ class NoPropNetDT(Classifier):
         num_blocks: T.
         schedule, alpha_bar_clip: see make_alpha_bar; the default clip: see default_clip.
         eta: weight of the denoising term.
+        noise_levels: noised embeddings for each image in a step; they share its features.
         class_probability, posterior_sigma: see class_log_prob.
         learn_theta_out: whether theta_out gets gradients.
         blocks: those of the blocks 1..T that this process holds; all by default.
@@ -47,6 +49,7 @@ class NoPropNetDT(Classifier):
         schedule: str = "cosine",
         alpha_bar_clip: tuple[float, float] | None = None,
         eta: float = 0.1,
+        noise_levels: int = 1,
         class_probability: str = "softmax",
         posterior_sigma: float = 0.2,
         learn_theta_out: bool = True,
@@ -54,7 +57,7 @@ class NoPropNetDT(Classifier):
     ):
         super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma, learn_theta_out)
         self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
-        self.eta = eta
+        self.eta, self.noise_levels = eta, noise_levels
         alpha_bar = make_alpha_bar(schedule, num_blocks, alpha_bar_clip or default_clip(W_embed))
         self._read_levels(alpha_bar)
         self.register_buffer("alpha_bar", alpha_bar.to(W_embed.device))
@@ -120,9 +123,12 @@ class NoPropNetDT(Classifier):
 
         x (B, C, H, W), y (B,) int64; generators for the noise of z and for the dropout masks.
         """
-        u_y = self.W_embed[y]  # (B, d)
+        y = repeat(y, self.noise_levels)
+        u_y = self.W_embed[y]  # (M B, d)
         class_nll, z_prev = self._class_nll(t, u_y, y, noise)
-        u_hat = self.block(t)(z_prev, x, self.W_embed, drop)
+        block = self.block(t)
+        features = repeat(block.features(x, drop), self.noise_levels)
+        u_hat = weighted_embedding(block.logits(z_prev, features, drop), self.W_embed)
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
         denoise = self.loss_weights[t - 1] * square.mean()
         return DiffusionLoss(class_nll, kl_to_noise(self.alpha_bar[0], u_y), denoise)
@@ -132,6 +138,7 @@ class NoPropNetDT(Classifier):
 
         Where W_embed is fixed this is all that theta_out learns from block t, so it can do so where block t is not.
         """
+        y = repeat(y, self.noise_levels)
         return self._class_nll(t, self.W_embed[y], y, noise)[0]
 
     def class_logits(self, z: Tensor) -> Tensor:

@@ -3,21 +3,29 @@
 Nothing is integrated in training. Try: python main.py --method fm --dataset digits
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.continuous import ContinuousNet, draw_times
-from models.precision import full_precision
-from models.solvers import ode_ways
+from models.diffusion import repeat
+from models.precision import full_precision, weighted_embedding
+from models.solvers import ode_ways, solve
+
+ANCHOR_SCALE = 10.0  # of theta_out at its start where W_embed is fixed: with 1, an anchor of one-hot vectors is weak
 
 
 class NoPropNetFM(ContinuousNet):
     """The velocity field v(z, x, t) = logits W_embed, unrestricted, with W_embed and the anchor layer theta_out.
 
     Args:
+        loss: squared, the paper's of an unrestricted velocity v = logits W_embed; cross-entropy: softmax(logits) = p
+            predicts the end point, v = (p W_embed - z) / (1 - t), and is trained by cross-entropy alone (variational
+            flow matching, arXiv 2406.04843), which is not the paper's.
+        anchor: adds -log p(y | z~_1) of eq. 13; None: where W_embed is learned, which needs it.
+        noise_levels: noised embeddings for each image in a step; they share its features.
         flow_sigma: deviation of z_t around the straight line from z_0 to u_y.
         stratified_time: t is spread evenly over a batch.
     """
@@ -32,13 +40,21 @@ class NoPropNetFM(ContinuousNet):
         learn_embedding: bool = False,
         prototype: bool = False,
         encoder: str = "paper",
+        loss: str = "squared",
+        anchor: bool | None = None,
+        noise_levels: int = 1,
         flow_sigma: float = 0.1,
         stratified_time: bool = False,
     ):
-        super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, learn_theta_out=learn_embedding)
-        self.flow_sigma, self.stratified_time = flow_sigma, stratified_time
+        anchor = loss == "squared" and (anchor or learn_embedding)
+        super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, learn_theta_out=anchor)
+        self.flow_sigma, self.stratified_time, self.noise_levels = flow_sigma, stratified_time, noise_levels
         self.start_theta_out_at_embeddings()  # else the anchor is weak while the flow shrinks W_embed
-        self.loss_terms = ("flow", "anchor") if learn_embedding else ("flow",)
+        if anchor and not learn_embedding:
+            self.theta_out.weight.data.mul_(ANCHOR_SCALE)
+        self.kind = loss
+        flow = "flow" if loss == "squared" else "cross_entropy"
+        self.loss_terms = (flow, "anchor") if anchor else (flow,)
 
     @staticmethod
     def ways(steps: Sequence[int] = (1000,), solver: Sequence[str] = ("euler",)) -> list[dict]:
@@ -50,16 +66,20 @@ class NoPropNetFM(ContinuousNet):
     ) -> tuple[Tensor, ...]:
         """Return |v(z_t, x, t) - (z_1 - z_0)|^2 summed over d (eq. 10 and 11), mean over the batch.
 
-        With a learned W_embed also -log p_theta_out(y | z~_1), z~_1 = z_t + (1 - t) v (eq. 12, 13 and 64), which keeps
-        the embeddings apart. x (B, C, H, W), y (B,) int64.
+        With an anchor also -log p_theta_out(y | z~_1), z~_1 = z_t + (1 - t) v (eq. 12, 13 and 64), which keeps learned
+        embeddings apart. x (B, C, H, W), y (B,) int64. M noised embeddings of an image share its features.
         """
-        z_1 = self.W_embed[y]  # (B, d)
+        y = repeat(y, self.noise_levels)
+        z_1 = self.W_embed[y]  # (M B, d)
         t = draw_times(len(y), self.stratified_time, noise, y.device)
         part = t.to(z_1.dtype).unsqueeze(1)  # (B, 1)
         z_0 = torch.empty_like(z_1).normal_(generator=noise)
         eps = torch.empty_like(z_1).normal_(generator=noise)
         z_t = part * z_1 + (1 - part) * z_0 + self.flow_sigma * eps
-        logits = self.block(z_t, x, t, drop)
+        image_part = repeat(self.block.image_part(x, drop), self.noise_levels)
+        logits = self.block.logits(z_t, image_part, self.block.time_part(t), drop)
+        if self.kind == "cross-entropy":
+            return (F.cross_entropy(logits.to(z_t.dtype), y),)
         with full_precision(logits):
             v = logits.to(z_t.dtype) @ self.W_embed
         flow = (v - (z_1 - z_0)).square().sum(dim=1).mean()
@@ -68,6 +88,27 @@ class NoPropNetFM(ContinuousNet):
         end = z_t + (1 - part) * v
         with full_precision(end):
             return flow, F.nll_loss(self.theta_out(end).log_softmax(dim=1), y)
+
+    def path(
+        self,
+        z: Tensor,
+        image_part: Tensor,
+        generators: Sequence[torch.Generator | None],
+        steps: int = 1000,
+        solver: str = "euler",
+    ) -> Iterator[Tensor]:
+        """Yield z (R*B, d) after each of kept_steps(steps), carried by the velocity of the loss."""
+        if self.kind == "squared":
+            return super().path(z, image_part, generators, steps, solver)
+
+        def velocity(z: Tensor, time_part: Tensor, rest: Tensor) -> Tensor:
+            return (weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed) - z) / rest
+
+        def terms(t: Tensor) -> tuple[Tensor, Tensor]:
+            rest = (1 - t).clamp(min=1 / steps).to(self.W_embed.dtype)  # at the end a solver may ask for it too
+            return self.block.time_part(t), rest
+
+        return solve(velocity, terms, z, steps, solver)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(y | z_1), z_1 ~ N(u_y, sigma^2): the nearest embedding has the most. z (..., d) -> (..., m)."""

@@ -33,9 +33,12 @@ def draw_weights(network: Classifier, streams: Streams, make_x: Callable[[], Ten
 
 
 def _reset(module: nn.Module) -> None:
-    for part in module.modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
+    """Draw the weights of a module anew; one with `reset_parameters` does so for all that it holds."""
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+    else:
+        for child in module.children():
+            _reset(child)
 
 
 def starting_embedding(

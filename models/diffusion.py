@@ -14,6 +14,11 @@ class DiffusionLoss(NamedTuple):
     denoise: Tensor
 
 
+def repeat(rows: Tensor, times: int) -> Tensor:
+    """Return what belongs to the B images of a batch, for `times` noised embeddings of each: (B, ...) -> (M B, ...)."""
+    return rows if times == 1 else rows.repeat(times, *[1] * (rows.ndim - 1))
+
+
 def q_sample(alpha_bar: Tensor, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw z_t ~ q(z_t | y) = N(sqrt(alpha_bar) u_y, (1 - alpha_bar) I); alpha_bar () or (B, 1), u_y and z_t (B, d)."""
     eps = torch.empty_like(u_y).normal_(generator=generator)

@@ -13,6 +13,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.classifier import Classifier
+from models.ensemble import EnsembleNet
 from models.NoProp_CT import NoPropNetCT
 from models.NoProp_DT import NoPropNetDT
 from models.NoProp_FM import NoPropNetFM
@@ -20,6 +21,15 @@ from models.NoProp_FM import NoPropNetFM
 POSTERIOR = ("class_probability", "posterior_sigma")
 # Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
 FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
+# Of an encoder that learns CIFAR-10 in a few epochs; what was tried: docs/encoders.md.
+STRONG = {
+    "encoder": "airbench",
+    "embedding_type": "one-hot",
+    "batch_size": 256,
+    "augment": ["crop", "flip"],
+    "amp": "auto",
+}
+STRONG |= {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1}
 
 
 @dataclass(frozen=True)
@@ -53,29 +63,41 @@ METHODS = {
         NoPropNetDT,
         title="NoProp-DT",
         text="NoProp in discrete time",
-        settings=("num_blocks", "schedule", "alpha_bar_clip", "eta", *POSTERIOR, "inference", "block_order", "blocks")
+        settings=(
+            "num_blocks",
+            "noise_levels",
+            "schedule",
+            "alpha_bar_clip",
+            "eta",
+            *POSTERIOR,
+            "inference",
+            "block_order",
+            "blocks",
+        )
         + ("embedding_from", "offload_blocks"),
         epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
         defaults={"eta": 0.1},
         blocks_alone=True,
-        recipes={"fast": FAST},
+        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "noise_levels": 4, "epochs": 8}},
     ),
     "ct": Method(
         NoPropNetCT,
         title="NoProp-CT",
         text="NoProp in continuous time",
-        settings=("eta", *POSTERIOR, "stratified_time", "steps", "sampler", "solver"),
+        settings=("eta", "loss", "noise_levels", *POSTERIOR, "stratified_time", "steps", "sampler", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 50, "other": 500},
         defaults={"eta": 1.0},
         optimizer=Adam,
+        recipes={"strong": STRONG | {"loss": "cross-entropy", "noise_levels": 4, "epochs": 12}},
     ),
     "fm": Method(
         NoPropNetFM,
         title="NoProp-FM",
         text="NoProp as flow matching",
-        settings=("flow_sigma", "stratified_time", "steps", "solver"),
+        settings=("loss", "anchor", "noise_levels", "flow_sigma", "stratified_time", "steps", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
         optimizer=Adam,
+        recipes={"strong": STRONG | {"anchor": True, "noise_levels": 4, "epochs": 12}},
     ),
     "backprop": Method(
         BackpropNet,
@@ -83,7 +105,16 @@ METHODS = {
         text="the blocks of dt trained end to end",
         settings=("num_blocks", *POSTERIOR),
         epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
-        recipes={"fast": FAST},
+        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "epochs": 8}},
+    ),
+    "classifier": Method(
+        EnsembleNet,
+        title="encoders alone",
+        text="T encoders, each with a linear layer, trained as ordinary classifiers and averaged",
+        settings=("num_blocks",),
+        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+        defaults={"embedding_type": "one-hot"},
+        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "epochs": 8}},
     ),
     "adjoint": Method(
         AdjointNet,

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.encoders import ENCODERS
+from models.encoders import make_encoder
 from models.encoders.paper import FEATURES
 from models.NoPropBlock import PrototypePath
 
@@ -47,7 +47,7 @@ class TimeBlock(nn.Module):
         encoder: str = "paper",
     ):
         super().__init__()
-        self.image_path = ENCODERS[encoder](image_shape, norm=False)
+        self.image_path = make_encoder(encoder, image_shape, norm=False)
         self.label_path = PrototypePath(image_shape, norm=False) if prototype else EmbeddingPath(embedding_dim)
         self.time_path = nn.Sequential(nn.Linear(TIME_SIZE, FEATURES), nn.ReLU())
         self.parts = [self.image_path.out_features, FEATURES, FEATURES]  # of what is fused: image, label, time

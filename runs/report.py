@@ -81,7 +81,8 @@ def print_ways(by_way: list[dict]) -> None:
     for row in by_way if len(by_way) > 1 else ():
         accuracy = f"{row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %"
         trust = f"ECE of mean {row['ece']:.2f} %, NLL {row['nll']:.3f}"
-        print(f"{describe_way(row)}: {accuracy}, {trust}, {row['seconds']:.1f} s")
+        others = ", ".join(f"{name} {value:.2f} %" for name, value in row["accuracy_by_readout"].items())
+        print(f"{describe_way(row)}: {accuracy} ({others}), {trust}, {row['seconds']:.1f} s")
 
 
 NOT_THE_PAPERS = {

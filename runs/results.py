@@ -46,7 +46,14 @@ class RunResults:
             seconds = time.perf_counter() - start
             adaptive = way.get("solver") == "dopri5"  # chooses its own steps
             shown = {name: value for name, value in way.items() if not (adaptive and name == "steps")}
-            row = {"accuracy_mean": mean, "accuracy_sem": sem, "ece": calibration.ece, "nll": calibration.nll}
+            readouts = {name: result.accuracy(name)[0] for name in self.evaluator.model.readouts}
+            row = {
+                "accuracy_by_readout": readouts,
+                "accuracy_mean": mean,
+                "accuracy_sem": sem,
+                "ece": calibration.ece,
+                "nll": calibration.nll,
+            }
             by_way.append({**shown, **row, "seconds": seconds})
         self.write_examples(result, test, self.split, trained["epoch"])
         if self.processes.first:

@@ -2,11 +2,33 @@
 
 ENCODERS[name](image_shape, **options) makes a module with `out_features` and `forward(x, generator)`: normalised images
 x (B, C, H, W) -> (B, out_features); the generator draws its dropout masks. Option norm=False: without batch norm at its
-end, as the networks of continuous time want it. Its layers draw their start in `reset_parameters`, from the block's
-stream; where it has `prepare(x)`, that is called then with training images. Prototypes, which are images too, always
-take the paper's path.
+end, as the networks of continuous time want it of the paper's; the others keep theirs. Its layers draw their start in
+`reset_parameters`, from the block's stream; where it has `prepare(x)`, that is called then with training images.
+Prototypes, which are images too, always take the paper's path.
 """
 
+from models.encoders.airbench import Airbench
+from models.encoders.from_timm import TimmEncoder
 from models.encoders.paper import PaperCNN
+from models.encoders.resnet18 import ResNet18
 
-ENCODERS = {"paper": PaperCNN}
+ENCODERS = {"paper": PaperCNN, "airbench": Airbench, "resnet18": ResNet18}
+OPTIONS = {"airbench": "width"}  # what a number after the colon of a name means
+
+
+def is_encoder(name: str) -> bool:
+    """Return whether a name is one of ENCODERS, or timm:NAME."""
+    return name in ENCODERS or (name.startswith("timm:") and name != "timm:")
+
+
+def make_encoder(encoder: str, image_shape: tuple[int, int, int], norm: bool = True):
+    """Return an encoder by its name: one of ENCODERS, airbench:WIDTH or timm:NAME.
+
+    Raises ValueError for other names, and for images that it cannot take.
+    """
+    name, _, option = encoder.partition(":")
+    if name == "timm" and option:
+        return TimmEncoder(image_shape, norm=norm, name=option)
+    if name not in ENCODERS or (option and name not in OPTIONS):
+        raise ValueError(f"no encoder {encoder!r}: {', '.join(ENCODERS)} or timm:NAME")
+    return ENCODERS[name](image_shape, norm=norm, **({OPTIONS[name]: int(option)} if option else {}))
