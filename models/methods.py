@@ -97,7 +97,7 @@ METHODS = {
         settings=("loss", "anchor", "noise_levels", "flow_sigma", "stratified_time", "steps", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
         optimizer=Adam,
-        recipes={"strong": STRONG | {"anchor": True, "noise_levels": 4, "epochs": 12}},
+        recipes={"strong": STRONG | {"anchor": True, "flow_sigma": 0.01, "noise_levels": 4, "epochs": 12}},
     ),
     "backprop": Method(
         BackpropNet,
