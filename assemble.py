@@ -7,12 +7,13 @@ from functools import partial
 import torch
 
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
-from errors import UserError, reading
-from evaluate import Evaluation, Evaluator, accuracies_after_epoch
+from errors import UserError, reading, require
+from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
 from hardware.device import compile_networks
 from models.blocks import select_blocks
-from models.build import build, draw_weights, restore, starting_embedding
+from models.build import build, draw_weights, load_encoder, restore, starting_embedding
 from models.classifier import Classifier
+from models.encoders import make_encoder
 from models.image_info import ImageInfo
 from models.methods import METHODS
 from models.random_streams import Streams
@@ -112,7 +113,31 @@ def new_model(
         model.load_state_dict(select_blocks(source["model"], ()) | {"alpha_bar": model.alpha_bar}, strict=False)
     draw_weights(model, streams, lambda: info.normalise(train.images[:PREPARE_WITH]).cpu())
     model.info = info
+    if s.encoder_weights:
+        _load_encoder(s, model)
     return model
+
+
+def _load_encoder(s: Settings, model: Classifier) -> None:
+    """Load the weights of --encoder-weights. Raises UserError where they are not those of the encoder."""
+    if s.encoder_weights == "pretrained":
+        state = pretrained_weights(s.encoder_spec, model.info.image_shape)
+    else:
+        with reading(s.encoder_weights, "take another file"):
+            state = torch.load(s.encoder_weights, map_location="cpu", weights_only=True)
+            require(isinstance(state, dict), "it holds no weights by name")
+    try:
+        load_encoder(model, state)
+    except ValueError as error:
+        raise UserError(f"{s.encoder_weights} is not for --encoder {s.encoder_spec}: {error}") from error
+
+
+def pretrained_weights(encoder: str, image_shape: Sequence[int]) -> dict:
+    """Return the weights that timm downloads. Raises UserError where that fails."""
+    try:
+        return make_encoder(encoder, image_shape).make(pretrained=True).state_dict()
+    except Exception as error:  # whatever a download can raise
+        raise UserError(f"--encoder-weights pretrained: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:
@@ -185,7 +210,8 @@ def make_trainer(
 ) -> Trainer:
     """Return a trainer; watched: test images whose accuracy is noted after every epoch, nothing is chosen by it."""
     processes, method = processes or OneProcess(), METHODS[s.method]
-    batches = Batches(data.train, data.info, s.batch_size, streams, s.augment or ())
+    kept = features_of(model, data.train) if model.encoder else None
+    batches = Batches(data.train, model.see, s.batch_size, streams, s.augment or (), kept)
     updater = partial(Updater.by_epochs, optimizer=method.optimizer, **s.arguments(Updater.by_epochs))
     if method.blocks_alone:
         own = s.arguments(BlockUpdates.__init__)
@@ -197,6 +223,11 @@ def make_trainer(
         evaluator = make_evaluator(s, model, streams, processes)
         trainer.validate = partial(accuracies_after_epoch, evaluator, data, watched, processes.from_first)
     return trainer
+
+
+def features_of(model: Classifier, split: Split) -> torch.Tensor:
+    """Return the features of a frozen encoder for all images of a split: (N, F)."""
+    return torch.cat([model.see(images) for images in split.images.split(images_at_a_time(*split.images.shape[1:3]))])
 
 
 def add_callbacks(

@@ -237,12 +237,22 @@ class Batches:
     """The batches of every epoch, in an order that the generator of the epoch draws.
 
     Args:
+        see: makes x of images (B, H, W, C) uint8.
         augment: what is done to the images, see `augment`.
+        kept: x of the whole split, where it is the same in every epoch.
     """
 
-    def __init__(self, split: Split, info: ImageInfo, batch_size: int, streams: Streams, augment: Collection[str] = ()):
-        self.split, self.info, self.batch_size, self.streams = split, info, batch_size, streams
-        self.augment = augment
+    def __init__(
+        self,
+        split: Split,
+        see: Callable[[Tensor], Tensor],
+        batch_size: int,
+        streams: Streams,
+        augment: Collection[str] = (),
+        kept: Tensor | None = None,
+    ):
+        self.split, self.see, self.batch_size, self.streams = split, see, batch_size, streams
+        self.augment, self.kept = augment, kept
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch; see `indices`."""
@@ -260,10 +270,12 @@ class Batches:
         """Return batch `number` of an epoch, the same for all blocks."""
 
         def images() -> Tensor:
+            if self.kept is not None:
+                return self.kept[indices]
             chosen = self.split.images[indices]
             if self.augment:
                 chosen = augment(chosen, self.streams.fresh(f"augment/{epoch}", number), self.augment)
-            return self.info.normalise(chosen)
+            return self.see(chosen)
 
         return Batch(self.split.labels[indices], images)
 

@@ -45,16 +45,16 @@ def ask(
     x: Tensor,
     generators: Sequence[torch.Generator],
     see: Callable[[int, Tensor, Tensor | None], None] = lambda step, z, weights: None,
-    mirror: bool = False,
+    mirrored: Tensor | None = None,
     **how,
 ) -> Answers:
     """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.denoise.
 
-    see: is shown (step, z, class weights of u_hat or None) on the way. mirror: the mean with what they say of the
-    mirror images.
+    see: is shown (step, z, class weights of u_hat or None) on the way. mirrored: x of the mirror images, answers to
+    which are averaged with those to x.
     """
-    if mirror:
-        two = ask(model, x, generators, see, **how), ask(model, x.flip(3), generators, **how)
+    if mirrored is not None:
+        two = ask(model, x, generators, see, **how), ask(model, mirrored, generators, **how)
         return Answers(*(None if a is None else (a + b) / 2 for a, b in zip(*two, strict=True)))
     path = model.denoise(x, generators, **how)
     next(path)  # z_0, mere noise
@@ -239,7 +239,7 @@ class Evaluator:
         relay: see NoPropNetDT.denoise.
         hides_bars: tqdm's `disable`.
         batch_size: images at a time; None: images_at_a_time.
-        mirror: see ask.
+        mirror: whether answers to an image and to its mirror image are averaged.
     """
 
     model: Classifier
@@ -265,8 +265,9 @@ class Evaluator:
         size = self.batch_size or images_at_a_time(*split.images.shape[1:3])
         batches = list(zip(split.images.split(size), split.labels.split(size), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
-            x, see = self.model.info.normalise(images), partial(sums.add_step, labels=labels)
-            answers = ask(self.model, x, generators, see, self.mirror, **how, **self._relay())
+            x, see = self.model.see(images), partial(sums.add_step, labels=labels)
+            mirrored = self.model.see(images.flip(2)) if self.mirror else None
+            answers = ask(self.model, x, generators, see, mirrored, **how, **self._relay())
             sums.add_answers(answers, labels)
         return sums.finish(times, with_u_hat=answers.u_hat is not None)
 
@@ -286,7 +287,7 @@ class Evaluator:
         count = min(EXAMPLES, len(split))
         chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
         generators, how = self._generators("examples"), self.quick()
-        x = self.model.info.normalise(chosen.images)
+        x = self.model.see(chosen.images)
         path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
         p = self.model.log_prob(path[-1]).exp()
         content = {

@@ -262,9 +262,9 @@ def predict_files(s: Settings, given: set[str]) -> None:
     streams, how = Streams(s.seed, device), s.ways[-1]
     for name, image in zip(files, images.to(device), strict=True):
         generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
-        y, sure = answer(
-            ask(model, model.info.normalise(image[None]), generators, mirror=s.mirror_test, **how), s.readout, model
-        )
+        mirrored = model.see(image[None].flip(2)) if s.mirror_test else None
+        answers = ask(model, model.see(image[None]), generators, mirrored=mirrored, **how)
+        y, sure = answer(answers, s.readout, model)
         print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
 
 

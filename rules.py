@@ -216,6 +216,11 @@ def _model_rules(s: Settings) -> Rules:
     return [
         ("embedding_type", s.embedding_type != only, f"of --method {s.method} is {only}: leave it out"),
         ("encoder_width", s.encoder not in OPTIONS, f"belongs to --encoder {' or '.join(OPTIONS)}"),
+        (
+            "encoder_weights",
+            s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:"),
+            "pretrained belongs to --encoder timm:NAME",
+        ),
         ("anchor", s.loss != "squared", "belongs to --loss squared"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),
@@ -243,6 +248,11 @@ def _training_rules(s: Settings) -> Rules:
         ("test_every_epoch", s.eval_split == "val", "looks at the test images: leave it out with --eval-split val"),
         ("epochs", no_fall, f"{s.epochs} leaves none for the learning rate to fall after {warmup}"),
         ("warmup_epochs", no_fall, f"leaves no epoch of {s.epochs} for the learning rate to fall: lower it"),
+        (
+            "augment",
+            s.freeze_encoder and s.augment,
+            "does not go with --freeze-encoder, whose features are computed once",
+        ),
         ("warmup_epochs", s.warmup_epochs > s.epochs, f"exceeds --epochs {s.epochs}: lower it"),
         ("no_cuda", s.no_cuda and s.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", s.offload_blocks and s.compile, "does not go with --compile: leave one of them out"),

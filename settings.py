@@ -117,6 +117,10 @@ class Settings:
         + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)", encoder_name, metavar="NAME")
     encoder_width: int | None = setting("method", None, "channels at the end of the encoder airbench",
         number(int, 4, 65536), shown="256", metavar="N")
+    encoder_weights: str | None = setting("method", None, "file with weights of the encoder to start from (its state "
+        "dict), or pretrained: those that timm downloads", place, metavar="PATH|pretrained")
+    freeze_encoder: bool = setting("method", False, "train no encoder: one for all blocks, whose features are computed "
+        "once and kept in memory")
     loss: str = setting("method", "squared", "squared, the paper's; or cross-entropy: of u_hat's class weights with "
         "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES)
     anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed")
@@ -266,13 +270,21 @@ class Settings:
         """Return the network in plain values, as a checkpoint keeps it: method and arguments of its class."""
         derived = {
             "image_shape": list(image_shape),
-            "encoder": f"{self.encoder}:{self.encoder_width}" if self.encoder_width else self.encoder,
+            "encoder": self.encoder_spec,
             "learn_embedding": self.learns_embedding,
             "prototype": self.embedding_type == "prototype",
             "learn_theta_out": not self.embedding_from,
         }
         network = METHODS[self.method].network
-        return {"method": self.method, "arguments": self.arguments(network) | arguments_for(network, derived)}
+        arguments = self.arguments(network) | arguments_for(network, derived)
+        if self.freeze_encoder:
+            arguments["frozen_encoder"] = arguments.pop("encoder")
+        return {"method": self.method, "arguments": arguments}
+
+    @property
+    def encoder_spec(self) -> str:
+        """Return the encoder as make_encoder wants it."""
+        return f"{self.encoder}:{self.encoder_width}" if self.encoder_width else self.encoder
 
     @property
     def ways(self) -> list[dict]:

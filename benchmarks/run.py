@@ -172,7 +172,7 @@ def data_pipeline(device: str, quick: bool) -> dict:
 def inference(device: str, quick: bool) -> dict:
     count = 100 if quick else 500
     trainer = one_hot_trainer(device, count)
-    model, x = trainer.model.eval(), trainer.batches.info.normalise(trainer.batches.split.images)
+    model, x = trainer.model.eval(), trainer.model.see(trainer.batches.split.images)
 
     def program(runs: int):
         return lambda: model.sample(x, [trainer.streams.get("inference", r) for r in range(runs)])
@@ -219,7 +219,7 @@ def steps_of_inference(device: str, quick: bool) -> dict:
         flags = ["--method", method, "--embedding-type", "one-hot"]
         trainer = make_benchmark_trainer(images, *flags, device=device, shape=(28, 28, 1))
         model = trainer.model.eval()
-        batches = trainer.batches.info.normalise(trainer.batches.split.images).split(EVAL_BATCH)
+        batches = trainer.model.see(trainer.batches.split.images).split(EVAL_BATCH)
 
         def once(model=model, batches=batches) -> None:
             for x in batches:

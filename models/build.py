@@ -9,14 +9,24 @@ from errors import require
 from models.blocks import blocks_in, select_blocks
 from models.classifier import Classifier
 from models.embeddings import initial_embedding, one_hot_embedding, prototype_indices
+from models.encoders import make_encoder
 from models.image_info import ImageInfo
 from models.methods import METHODS
 from models.random_streams import Streams
 
 
-def build(method: str, W_embed: Tensor, **arguments) -> Classifier:
-    """Return a method's network around W_embed (m, d), in channels_last memory; arguments are those of its class."""
-    return METHODS[method].network(W_embed=W_embed, **arguments).to(memory_format=torch.channels_last)
+def build(method: str, W_embed: Tensor, frozen_encoder: str | None = None, **arguments) -> Classifier:
+    """Return a method's network around W_embed (m, d), in channels_last memory; arguments are those of its class.
+
+    frozen_encoder: name of an encoder that all blocks share and none trains.
+    """
+    encoder = make_encoder(frozen_encoder, arguments["image_shape"]) if frozen_encoder else None
+    if encoder:
+        arguments["encoder"] = f"features:{encoder.out_features}"
+    network = METHODS[method].network(W_embed=W_embed, **arguments)
+    if encoder:
+        network.encoder = encoder.requires_grad_(False).eval()
+    return network.to(memory_format=torch.channels_last)
 
 
 def draw_weights(network: Classifier, streams: Streams, make_x: Callable[[], Tensor] | None = None) -> None:
@@ -25,11 +35,33 @@ def draw_weights(network: Classifier, streams: Streams, make_x: Callable[[], Ten
     make_x: gives training images (B, C, H, W), for encoders that want to see some before they are trained.
     """
     for index, part in network.networks.items():
-        with streams.seeded("init", index):
-            _reset(part)
-            for module in part.modules():
-                if make_x and hasattr(module, "prepare"):
-                    module.prepare(make_x())
+        _draw(part, streams, index, make_x)
+    if network.encoder:
+        _draw(network.encoder, streams, 0, make_x)
+
+
+def _draw(part: nn.Module, streams: Streams, index: int, make_x: Callable[[], Tensor] | None) -> None:
+    with streams.seeded("init", index):
+        _reset(part)
+        for module in part.modules():
+            if make_x and hasattr(module, "prepare"):
+                module.prepare(make_x())
+
+
+def load_encoder(network: Classifier, state: dict[str, Tensor]) -> None:
+    """Load weights into the encoder of every block, or the frozen one; names that no encoder has are passed over.
+
+    Raises ValueError where they are not those of the encoder.
+    """
+    blocks = [part.image_path for part in network.networks.values()]
+    for encoder in [network.encoder] if network.encoder else blocks:
+        own = encoder.state_dict()
+        known = {name.removeprefix("net.") for name in own}
+        given = {name.removeprefix("net."): value for name, value in state.items()}
+        given = {name: value for name, value in given.items() if name in known}
+        wanted = {name: given.get(name.removeprefix("net.")) for name in own}
+        check_weights({name: value for name, value in wanted.items() if value is not None}, own)
+        encoder.load_state_dict(wanted)
 
 
 def _reset(module: nn.Module) -> None:

@@ -25,6 +25,7 @@ class Classifier(nn.Module):
         class_probability, posterior_sigma: see class_log_prob.
         learn_theta_out: whether theta_out gets gradients.
 
+    `encoder`, where there is one, is frozen and shared by the blocks, which are given its features as x (B, F).
     `info` and `inference` are set by models.load: what the network knows of images, and how `predict` uses it.
     """
 
@@ -42,6 +43,7 @@ class Classifier(nn.Module):
         learn_theta_out: bool = True,
     ):
         super().__init__()
+        self.encoder: nn.Module | None = None
         self.class_probability, self.posterior_sigma = class_probability, posterior_sigma
         if learn_embedding:
             self.W_embed = nn.Parameter(W_embed.clone())
@@ -57,6 +59,21 @@ class Classifier(nn.Module):
     def embedding_dim(self) -> int:
         """d."""
         return self.W_embed.shape[1]
+
+    def see(self, images: Tensor) -> Tensor:
+        """Return what the blocks are given as x: images (B, H, W, C), 0-255 -> (B, C, H, W) normalised, or (B, F)."""
+        x = self.info.normalise(images)
+        if self.encoder is None:
+            return x
+        with torch.no_grad():
+            return self.encoder(x)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set training or eval mode; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.encoder is not None:
+            self.encoder.eval()
+        return self
 
     @property
     def networks(self) -> dict[int, nn.Module]:
@@ -127,10 +144,10 @@ class Classifier(nn.Module):
         how = {**self.inference["how"], **how}
         generators = runs or self.inference["runs"]
         means = []
-        for batch in self._normalised(images).split(BATCH):
+        for batch in self._levels(images).split(BATCH):
             streams = Streams(seed, batch.device)
             noise = SameNoise(streams.fresh("predict", r) for r in range(generators))
-            means.append(self.sample(batch, noise, **how).mean(dim=0))
+            means.append(self.sample(self.see(batch), noise, **how).mean(dim=0))
         probabilities = torch.cat(means)
         return probabilities.argmax(dim=1), probabilities
 
@@ -138,7 +155,7 @@ class Classifier(nn.Module):
         """Return the class probabilities of `predict`: (N, C, H, W) -> (N, m)."""
         return self.predict(images)[1]
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _levels(self, images: Tensor) -> Tensor:
         if self.info is None:
             raise ValueError("the network knows no statistics of images: load it from a checkpoint, or set net.info")
         if tuple(images.shape[1:]) != tuple(self.info.image_shape):
@@ -147,7 +164,7 @@ class Classifier(nn.Module):
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
         levels = images.to(self.W_embed.device).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
-        return self.info.normalise(levels if levels.dtype == torch.uint8 else levels * 255)
+        return levels if levels.dtype == torch.uint8 else levels * 255
 
     def noise(self, generators: Sequence[torch.Generator | None], batch: int) -> Tensor:
         """Draw standard normal noise (R, B, d), run r from generator r."""

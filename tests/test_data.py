@@ -85,7 +85,7 @@ def test_the_fingerprint_tells_other_images(change):
 def test_epoch_batches_hold_every_index_once_and_never_a_single_one():
     raw = random_raw(257)
     data = training_data(raw, 0.0, Streams(0))
-    epoch = Batches(data.train, data.info, 128, Streams(0))
+    epoch = Batches(data.train, data.info.normalise, 128, Streams(0))
     batches = epoch.indices(torch.Generator().manual_seed(0))
     assert len(epoch) == len(batches)
     assert [len(b) for b in batches] == [128, 129]
@@ -127,7 +127,7 @@ def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation
 
 def test_a_batch_makes_its_images_only_where_they_are_asked_for():
     data = training_data(random_raw(), 0.0, Streams(0))
-    batches, made = Batches(data.train, data.info, 10, Streams(0), augment=["crop"]), []
+    batches, made = Batches(data.train, data.info.normalise, 10, Streams(0), augment=["crop"]), []
     normalise = data.info.normalise
     data.info.normalise = lambda images: made.append(len(images)) or normalise(images)
     batch = batches.batch(torch.arange(10), 1, 0)

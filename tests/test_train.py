@@ -221,7 +221,7 @@ def test_a_trainer_is_built_in_ten_lines_without_a_command_line():
     data = training_data(load_images("digits", "train"), 0.1, streams, train_size=64)
     model = build("dt", torch.eye(10), image_shape=data.info.image_shape, num_blocks=2)
     draw_weights(model, streams)
-    batches = Batches(data.train, data.info, 32, streams)
+    batches = Batches(data.train, data.info.normalise, 32, streams)
     updates = BlockUpdates(model, streams, len(batches), partial(Updater.by_epochs, epochs=2))
     trainer = Trainer(model, updates, batches, streams)
     trainer.fit(epochs=2)
