@@ -47,7 +47,7 @@ ANYTIME, USE = "resume evaluate predict", "evaluate predict"
 def encoder_name(text: str) -> str:
     """Return the name of an encoder; an argparse type."""
     if not is_encoder(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(ENCODERS)}, and not timm:NAME")
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(ENCODERS)}, timm:NAME)")
     return text
 
 

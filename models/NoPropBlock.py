@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.diffusion import repeat
 from models.encoders import make_encoder
 from models.encoders.paper import FEATURES, PaperCNN
 from models.precision import weighted_embedding
@@ -86,5 +87,9 @@ class NoPropBlock(nn.Module):
         return self.fuse(torch.cat([features, self.label_path(z, generator)], dim=1))
 
     def forward(self, z: Tensor, x: Tensor, W_embed: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return u_hat (B, d) of z (B, d), x (B, C, H, W) and W_embed (m, d). The generator draws the dropout masks."""
-        return weighted_embedding(self.logits(z, self.features(x, generator), generator), W_embed)
+        """Return u_hat (M B, d) of z (M B, d), x (B, C, H, W) and W_embed (m, d); see `repeat`.
+
+        The generator draws the dropout masks.
+        """
+        features = repeat(self.features(x, generator), len(z) // len(x))
+        return weighted_embedding(self.logits(z, features, generator), W_embed)

@@ -96,8 +96,7 @@ class NoPropNetCT(ContinuousNet):
         alpha_bar, snr_slope = self.schedule.alpha_bar_and_snr_slope(times)  # (2 + B,) float64
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
         z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
-        image_part = repeat(self.block.image_part(x, drop), self.noise_levels)
-        logits = self.block.logits(z_t, image_part, self.block.time_part(t), drop)
+        logits = self.block(z_t, x, t, drop)
         if self.kind == "squared":
             square = (weighted_embedding(logits, self.W_embed) - u_y).square().sum(dim=1)  # summed over d
             denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from models.classifier import Classifier
 from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
 from models.NoPropBlock import NoPropBlock
-from models.precision import weighted_embedding
 from models.schedules import default_clip, make_alpha_bar, snr, step_coefficients
 
 
@@ -126,9 +125,7 @@ class NoPropNetDT(Classifier):
         y = repeat(y, self.noise_levels)
         u_y = self.W_embed[y]  # (M B, d)
         class_nll, z_prev = self._class_nll(t, u_y, y, noise)
-        block = self.block(t)
-        features = repeat(block.features(x, drop), self.noise_levels)
-        u_hat = weighted_embedding(block.logits(z_prev, features, drop), self.W_embed)
+        u_hat = self.block(t)(z_prev, x, self.W_embed, drop)
         square = (u_hat - u_y).square().sum(dim=1)  # summed over d
         denoise = self.loss_weights[t - 1] * square.mean()
         return DiffusionLoss(class_nll, kl_to_noise(self.alpha_bar[0], u_y), denoise)

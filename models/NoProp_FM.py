@@ -76,8 +76,7 @@ class NoPropNetFM(ContinuousNet):
         z_0 = torch.empty_like(z_1).normal_(generator=noise)
         eps = torch.empty_like(z_1).normal_(generator=noise)
         z_t = part * z_1 + (1 - part) * z_0 + self.flow_sigma * eps
-        image_part = repeat(self.block.image_part(x, drop), self.noise_levels)
-        logits = self.block.logits(z_t, image_part, self.block.time_part(t), drop)
+        logits = self.block(z_t, x, t, drop)
         if self.kind == "cross-entropy":
             return (F.cross_entropy(logits.to(z_t.dtype), y),)
         with full_precision(logits):

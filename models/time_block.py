@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.diffusion import repeat
 from models.encoders import make_encoder
 from models.encoders.paper import FEATURES
 from models.NoPropBlock import PrototypePath
@@ -74,5 +75,9 @@ class TimeBlock(nn.Module):
         return self.head(fused.relu_())
 
     def forward(self, z: Tensor, x: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the logits (B, m) of z (B, d), x (B, C, H, W) and t (B,). The generator draws the dropout masks."""
-        return self.logits(z, self.image_part(x, generator), self.time_part(t), generator)
+        """Return the logits (M B, m) of z (M B, d), x (B, C, H, W) and t (M B,); see `repeat`.
+
+        The generator draws the dropout masks.
+        """
+        image_part = repeat(self.image_part(x, generator), len(z) // len(x))
+        return self.logits(z, image_part, self.time_part(t), generator)

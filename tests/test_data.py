@@ -127,9 +127,13 @@ def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation
 
 def test_a_batch_makes_its_images_only_where_they_are_asked_for():
     data = training_data(random_raw(), 0.0, Streams(0))
-    batches, made = Batches(data.train, data.info.normalise, 10, Streams(0), augment=["crop"]), []
-    normalise = data.info.normalise
-    data.info.normalise = lambda images: made.append(len(images)) or normalise(images)
+    made = []
+
+    def see(images):
+        made.append(len(images))
+        return data.info.normalise(images)
+
+    batches = Batches(data.train, see, 10, Streams(0), augment=["crop"])
     batch = batches.batch(torch.arange(10), 1, 0)
     assert batch.y.tolist() == data.train.labels[:10].tolist() and made == []
     assert batch.x is batch.x and made == [10]

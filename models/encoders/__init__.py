@@ -38,13 +38,11 @@ def is_encoder(name: str) -> bool:
 def make_encoder(encoder: str, image_shape: tuple[int, int, int], norm: bool = True) -> nn.Module:
     """Return an encoder by its name: one of ENCODERS, airbench:WIDTH, timm:NAME or features:NUMBER (Precomputed).
 
-    Raises ValueError for other names, and for images that it cannot take.
+    Raises KeyError for other names, ValueError for images that it cannot take.
     """
     name, _, option = encoder.partition(":")
     if name == "timm" and option:
         return TimmEncoder(image_shape, norm=norm, name=option)
     if name == "features" and option:
         return Precomputed(int(option))
-    if name not in ENCODERS or (option and name not in OPTIONS):
-        raise ValueError(f"no encoder {encoder!r}: {', '.join(ENCODERS)} or timm:NAME")
     return ENCODERS[name](image_shape, norm=norm, **({OPTIONS[name]: int(option)} if option else {}))
