@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from errors import UserError, printable
 from figures import FIGURES
+from figures.letters import families_for
 from figures.style import save_figure
 from runs.reader import read_run
 
@@ -19,8 +21,10 @@ from runs.reader import read_run
 def draw_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     """Yield all figures that the run's files allow, with their names. Raises UserError."""
     run = read_run(Path(folder))
+    families = families_for([printable(name) for name in run.classes])
     for name, draw in FIGURES.items():
-        figure = draw(run)
+        with rc_context({"font.family": families}):
+            figure = draw(run)
         if figure is not None:
             yield name, figure
 
