@@ -48,6 +48,16 @@ def test_variables_that_are_left_over_change_nothing(tmp_path):
     assert (tmp_path / "run" / "plots" / "predictions.png").exists()
 
 
+def test_without_a_writable_home_and_temporary_folder_it_trains_and_draws(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import tempfile\ntempfile._candidate_tempdir_list = list\n")
+    nowhere = str(tmp_path / "sitecustomize.py" / "below")  # a folder that root cannot make either
+    left = {name: nowhere for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    done = started(tmp_path / "run", PYTHONPATH=str(tmp_path), **left)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("test accuracy")
+    assert (tmp_path / "run" / "plots" / "predictions.png").exists()
+
+
 def test_a_broken_tensorboard_is_one_line_with_the_reason(tmp_path):
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard" / "__init__.py").write_text("raise TypeError('incompatible protobuf')")

@@ -79,7 +79,7 @@ def test_no_figure_of_a_run_warns_of_a_letter(digits_run, cat_font, tmp_path):
     np.savez(run / "logs" / "examples.npz", **examples | {"classes": np.array(names)})
     figures = dict(draw_figures(run))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "Glyph")
         for figure in figures.values():
             save_figure(figure, tmp_path / "picture.png")
     ticks = figures["confusion_matrix"].axes[0].get_xticklabels()
