@@ -1,12 +1,22 @@
 """Letters that the font of the figures lacks: another font of this machine has them, or their code points are shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.font_manager import FontProperties, findfont, fontManager
 from matplotlib.ft2font import FT2Font
 
+from errors import printable
+
 OF_BOXES = "lastresort"  # comes with matplotlib, and has a box for every letter
+
+
+@contextmanager
+def fonts_for(names: list[str]) -> Iterator[None]:
+    """Let figures that are drawn inside have fonts for these names."""
+    with rc_context({"font.family": families_for([printable(name) for name in names])}):
+        yield
 
 
 def families_for(names: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ def test_a_notebooks_output_is_printed_to(tmp_path, run_main, monkeypatch):
 
 
 def test_variables_that_are_left_over_change_nothing(tmp_path):
-    left = {"RANK": "1", "WORLD_SIZE": "4", "MPLBACKEND": "module://no_such.backend"}
+    left = {"RANK": "1", "WORLD_SIZE": "4", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     done = started(tmp_path / "run", **left)
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("test accuracy")
     assert done.stderr == "main.py: WORLD_SIZE is set, but not by torchrun: one process trains all blocks\n"

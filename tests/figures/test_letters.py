@@ -10,7 +10,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib.font_manager import fontManager
 
-from figures.letters import families_for
+from figures.letters import families_for, fonts_for
 from figures.style import save_figure, short_names
 from visualize import draw_figures
 
@@ -43,7 +43,7 @@ def cat_font(own_fonts, tmp_path):
 
 def shown(names):
     """Return names as the figures have them."""
-    with matplotlib.rc_context({"font.family": families_for(names)}):
+    with fonts_for(names):
         return short_names(names)
 
 
