@@ -184,7 +184,7 @@ def _name_points(axes: Axes, points: np.ndarray, names: list[str]) -> None:
     for i in np.argsort(points[:, 1]):
         x, y = points[i]
         to_the_left = x > (left + right) / 2
-        start = x - width * len(names[i]) * to_the_left
+        start = x - width * (len(names[i]) + 1) if to_the_left else x + width  # a letter's width beside the star
         end = start + width * len(names[i])
         for other_y, other_start, other_end in sorted(taken):
             if start < other_end and other_start < end and abs(y - other_y) < height:
