@@ -50,6 +50,8 @@ def load_tested(s: Settings, checkpoint: dict) -> Split:
 
 def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> TrainingData:
     """Return the training data. Raises UserError where they are not those that the checkpoint was trained on."""
+    if checkpoint:
+        require_known_images(s.checkpoint, checkpoint)
     info = ImageInfo(**checkpoint["info"]) if checkpoint else None
     where = {"data_dir": s.data_dir, "image_size": s.image_size}
     raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
@@ -65,15 +67,18 @@ def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> Tra
     return data
 
 
-def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None:
-    """Raise UserError where the splits are others than those of the training: validation images were trained on."""
-    before = checkpoint.get("images")
-    if before is None:
+def require_known_images(path: str, checkpoint: dict) -> None:
+    """Raise UserError where an older version trained the run, whose validation split cannot be made again."""
+    if checkpoint.get("images") is None:
         raise UserError(
             f"{path} is of an older version, which held out other validation images: it can be used and evaluated on "
             "test images, but not trained on; start a new run"
         )
-    if before != data.fingerprint:
+
+
+def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None:
+    """Raise UserError where the splits are others than those of the training: validation images were trained on."""
+    if checkpoint["images"] != data.fingerprint:
         raise UserError(
             f"the training images are not those that {path} was trained on (some were added, removed or changed), "
             "so others would be held out: bring those back, or start a new run"

@@ -8,21 +8,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from errors import UserError, printable
 from figures import FIGURES
+from figures.letters import fonts_for
 from figures.style import save_figure
 from runs.reader import read_run
 
 
-def draw_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
-    """Yield all figures that the run's files allow, with their names. Raises UserError."""
+def draw_figures(folder: Path) -> Iterator[tuple[str, object]]:
+    """Yield the names and matplotlib's figures that the run's files allow. Raises UserError."""
     run = read_run(Path(folder))
-    for name, draw in FIGURES.items():
-        figure = draw(run)
-        if figure is not None:
-            yield name, figure
+    with fonts_for(run.classes):
+        for name, draw in FIGURES.items():
+            figure = draw(run)
+            if figure is not None:
+                yield name, figure
 
 
 def draw_run(folder: Path) -> list[Path]:

@@ -4,6 +4,19 @@ A figure is a function of runs.reader.RunFiles that returns a matplotlib Figure,
 drawn from are not there. A new one is a function and an entry here.
 """
 
+import os
+import sys
+from contextlib import suppress
+
+if os.environ.get("MPLBACKEND") and "matplotlib" not in sys.modules:
+    # a notebook's, which need not be installed here: matplotlib would not start, though figures are files and need none
+    backend = os.environ.pop("MPLBACKEND")
+    import matplotlib
+
+    os.environ["MPLBACKEND"] = backend
+    with suppress(ValueError):
+        matplotlib.rcParams["backend"] = backend
+
 from figures.inference import (
     calibration,
     confusion_matrix,

@@ -124,7 +124,7 @@ def predictions(run: RunFiles) -> Figure | None:
     e = run.examples
     names = short_names(run.classes)
     columns, rows = 6, -(-len(e["images"]) // 6)
-    figure = Figure(figsize=(1.75 * columns, 2.1 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.1 * columns, 2.45 * rows + 0.5), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, image, label, p in zip(figure.axes, e["images"], e["labels"], e["probabilities"], strict=False):
@@ -158,10 +158,7 @@ def denoising_path(run: RunFiles) -> Figure | None:
     figure = Figure(figsize=(8.5, 6.5), layout="constrained")
     axes = figure.subplots()
     embeddings, names = flat(W_embed), short_names(run.classes)
-    for (x, y), name in zip(embeddings, names, strict=True):
-        axes.plot(x, y, marker="*", color="black", markersize=11, linestyle="none")
-        if len(names) <= MOST_NAMES:
-            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=11, weight="bold")
+    axes.plot(*embeddings.T, marker="*", color="black", markersize=11, linestyle="none")
     chosen = np.linspace(0, z_path.shape[1] - 1, min(len(COLOURS), z_path.shape[1])).astype(int)
     for i, colour in zip(chosen, COLOURS, strict=False):
         path = flat(z_path[:, i])  # (T+1, 2)
@@ -169,8 +166,29 @@ def denoising_path(run: RunFiles) -> Figure | None:
         label = f"image of {true}" + ("" if read == true else f", read as {read}")
         axes.plot(*path.T, color=colour, linewidth=1, alpha=0.8)
         axes.scatter(*path.T, color=colour, s=np.linspace(8, 60, len(path)), alpha=0.8, label=label)
+    axes.margins(y=0.1)
+    if len(names) <= MOST_NAMES:
+        _name_points(axes, embeddings, names)
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
     title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
     figure.suptitle(f"{title}\n{run.source}, one inference run")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.legend(loc="outside lower center", ncols=2)
     return with_grid(figure, axes)
+
+
+def _name_points(axes: Axes, points: np.ndarray, names: list[str]) -> None:
+    """Write names beside points (n, 2), towards the middle; where they would overlap, above each other."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    width, height = (right - left) / 75, (top - bottom) / 28  # of a letter, about
+    taken: list[tuple[float, float, float]] = []  # y and both ends
+    for i in np.argsort(points[:, 1]):
+        x, y = points[i]
+        to_the_left = x > (left + right) / 2
+        start = x - width * (len(names[i]) + 1) if to_the_left else x + width  # a letter's width beside the star
+        end = start + width * len(names[i])
+        for other_y, other_start, other_end in sorted(taken):
+            if start < other_end and other_start < end and abs(y - other_y) < height:
+                y = other_y + height
+        taken.append((y, start, end))
+        place = {"xytext": (-6, 4), "ha": "right"} if to_the_left else {"xytext": (6, 4), "ha": "left"}
+        axes.annotate(names[i], (x, y), textcoords="offset points", fontsize=10, weight="bold", **place)

@@ -2,8 +2,9 @@
 
 import io
 import os
-import warnings
+from itertools import accumulate
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from errors import printable
+from figures.letters import lacking
 from runs.files import write_atomic
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
@@ -36,22 +38,39 @@ def show_image(axes, image: np.ndarray) -> None:
     axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
 
 
-def short(name: str) -> str:
-    """Return a class name as matplotlib may show it: short, no mathematics. Its middle goes: ends tell names apart."""
-    name = printable(name)
-    name = name if len(name) <= 14 else name[:5] + "…" + name[-8:]
-    return name.replace("$", r"\$")
-
-
 def short_names(names: list[str]) -> list[str]:
-    """Return class names for an axis, shortened so that they stay different."""
-    shown = [short(name) for name in names]
-    if len(set(shown)) == len(names):
-        return shown
-    start = len(os.path.commonprefix(names))
-    end = len(os.path.commonprefix([name[start:][::-1] for name in names]))
-    shown = [short(f"…{name[start : len(name) - end]}{'…' if end else ''}") for name in names]
-    return shown if len(set(shown)) == len(names) else [f"{y}: {name}" for y, name in enumerate(shown)]
+    """Return class names for an axis, shortened so that they stay different; code points for letters without a font."""
+    missing = lacking("".join(map(printable, names)))
+    short = [_short(name, missing) for name in names]
+    shown = short.copy()
+    for text in set(short):
+        alike = [name for name, other in zip(names, short, strict=True) if other == text]
+        if len(alike) > 1:
+            start = len(os.path.commonprefix(alike))
+            end = len(os.path.commonprefix([name[start:][::-1] for name in alike]))
+            for name in alike:
+                differs = f"…{name[start : len(name) - end]}{'…' if end else ''}"
+                shown[names.index(name)] = _short(differs, missing)
+    return [text if shown.count(text) == 1 else f"{y}: {short[y]}" for y, text in enumerate(shown)]
+
+
+def _short(name: str, missing: set[str]) -> str:
+    """Return a class name as matplotlib may show it: no mathematics. The middle of a long one goes: ends differ."""
+    letters = [f" U+{ord(letter):04X} " if letter in missing else letter for letter in printable(name)]
+    start, end = _fitting(letters, 5), _fitting(letters[::-1], 8)
+    if start + end < len(letters) and _columns("".join(letters)) > 14:
+        letters[start:-end] = "…"
+    return " ".join("".join(letters).split()).replace("$", r"\$")
+
+
+def _fitting(letters: list[str], columns: int) -> int:
+    """Return how many letters fit into some columns: at least one."""
+    return max(1, sum(width <= columns for width in accumulate(map(_columns, letters))))
+
+
+def _columns(text: str) -> int:
+    """Return how wide a text is in Latin letters."""
+    return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 def with_grid(figure: Figure, *all_axes) -> Figure:
@@ -83,7 +102,5 @@ def reliability(axes, lines: list[tuple]) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a class in letters that the font has not
-        figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=110)
     write_atomic(path, lambda file: file.write(buffer.getvalue()))

@@ -140,7 +140,8 @@ def prototypes(run: RunFiles) -> Figure | None:
     for axes_row, (images, name) in zip(grid, shown, strict=True):
         for axes, image, label in zip(axes_row, images, short_names(run.classes), strict=False):
             show_image(axes, image.clip(0, 255).astype(np.uint8))
-            axes.set(xticks=[], yticks=[], title=label)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(label, fontsize=8)
         axes_row[0].set_ylabel(name)
     figure.suptitle("prototype of each class before and after learning; the change is added to grey")
     return figure

@@ -43,7 +43,8 @@ def in_todays_form(content: dict) -> dict:
 def _todays_settings(config: dict, W_embed: torch.Tensor) -> dict:
     """Return settings of an older version in today's terms.
 
-    sigma of the posterior is in units of the smallest distance between embeddings; --augment says what it does.
+    sigma of the posterior is in units of the smallest distance between embeddings; --augment says what it does,
+    as it was then, whatever DATASETS says today.
     """
     config = dict(config)
     if config.get("class_probability") == "posterior":

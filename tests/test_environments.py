@@ -41,10 +41,20 @@ def test_a_notebooks_output_is_printed_to(tmp_path, run_main, monkeypatch):
 
 
 def test_variables_that_are_left_over_change_nothing(tmp_path):
-    left = {"RANK": "1", "WORLD_SIZE": "4", "MPLBACKEND": "module://no_such.backend"}
+    left = {"RANK": "1", "WORLD_SIZE": "4", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     done = started(tmp_path / "run", **left)
     assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("test accuracy")
     assert done.stderr == "main.py: WORLD_SIZE is set, but not by torchrun: one process trains all blocks\n"
+    assert (tmp_path / "run" / "plots" / "predictions.png").exists()
+
+
+def test_without_a_writable_home_and_temporary_folder_it_trains_and_draws(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import tempfile\ntempfile._candidate_tempdir_list = list\n")
+    nowhere = str(tmp_path / "sitecustomize.py" / "below")  # a folder that root cannot make either
+    left = {name: nowhere for name in ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    done = started(tmp_path / "run", PYTHONPATH=str(tmp_path), **left)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("test accuracy")
     assert (tmp_path / "run" / "plots" / "predictions.png").exists()
 
 

@@ -144,11 +144,15 @@ def test_a_run_does_not_go_on_with_other_images(run_main, tmp_path):
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_checkpoint_of_before_the_stratified_split_is_used_but_not_trained_on(digits_run, run_main, tmp_path):
+def test_a_checkpoint_of_before_the_stratified_split_is_used_but_not_trained_on(
+    digits_run, run_main, tmp_path, monkeypatch
+):
     content = torch.load(digits_run / "last.pt", weights_only=True)
     del content["images"]
     torch.save(content, tmp_path / "old.pt")
-    code, out, err = run_main("--checkpoint", tmp_path / "old.pt", "--epochs", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("assemble.load_images", lambda *_, **__: pytest.fail("images are read before it is refused"))
+        code, out, err = run_main("--checkpoint", tmp_path / "old.pt", "--epochs", 3)
     assert (code, out, len(err)) == (2, [], 1) and "held out other validation images" in err[0]
     assert run_main("--checkpoint", tmp_path / "old.pt", "--evaluate")[0] == 0
 

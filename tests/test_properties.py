@@ -120,7 +120,7 @@ def test_folders_of_any_name_are_classes(tmp_path_factory):
         root = tmp_path_factory.mktemp("data")
         for name in names:
             os.makedirs(os.path.join(os.fsencode(root), b"train", name))
-            Image.new("L", (5, 4)).save(os.path.join(os.fsencode(root), b"train", name, b"x.png"))
+            Image.new("L", (5, 4)).save(os.path.join(os.fsencode(root), b"train", name, b"x.png"), "PNG")
         images, labels, classes, _ = load_folder("train", str(root))
         expected = sorted(unicodedata.normalize("NFC", os.fsdecode(name)) for name in names)
         assert classes == expected and labels.tolist() == list(range(len(names)))

@@ -65,7 +65,7 @@ def test_in_algorithm_1_a_block_moves_the_embeddings_by_its_own_scale(tmp_path):
     before = W_embed.detach().clone()
     trainer.updates.step([1], batch)
     moved = (W_embed - before).abs()
-    torch.testing.assert_close(moved, torch.full_like(moved, 0.001), rtol=1e-2, atol=0)  # Adam's first step is lr
+    assert moved.max() < 0.00101 and moved.quantile(0.1) > 0.00099  # Adam's first step is lr, but for gradients near 0
 
 
 @pytest.mark.parametrize("order", ["interleaved", "sequential"])

@@ -152,6 +152,7 @@ def test_torchrun_starts_ranks_of_one_thread(monkeypatch):
     command, env = started[0]
     assert "torch.distributed.run" in command and env["OMP_NUM_THREADS"] == "1"
     assert command[command.index("--nproc-per-node") + 1] == "2" and command[-2:] == ["--dataset", "digits"]
+    assert command[command.index("--local-addr") + 1] == "127.0.0.1"  # the machine's name need not resolve
 
 
 def test_every_figure_is_drawn_with_what_it_compares(call, tmp_path):
