@@ -15,6 +15,7 @@ from models.precision import full_precision, weighted_embedding
 from models.solvers import ode_ways, solve
 
 ANCHOR_SCALE = 10.0  # of theta_out at its start where W_embed is fixed: with 1, an anchor of one-hot vectors is weak
+LEAST_REST = 1e-4  # 1 - t where dopri5 asks for the velocity at the end
 
 
 class NoPropNetFM(ContinuousNet):
@@ -104,10 +105,10 @@ class NoPropNetFM(ContinuousNet):
             return (weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed) - z) / rest
 
         def terms(t: Tensor) -> tuple[Tensor, Tensor]:
-            rest = (1 - t).clamp(min=1 / steps).to(self.W_embed.dtype)  # at the end a solver may ask for it too
+            rest = (1 - t).clamp(min=min(LEAST_REST, 1 / steps)).to(self.W_embed.dtype)
             return self.block.time_part(t), rest
 
-        return solve(velocity, terms, z, steps, solver)
+        return solve(velocity, terms, z, steps, solver, open_end=True)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(y | z_1), z_1 ~ N(u_y, sigma^2): the nearest embedding has the most. z (..., d) -> (..., m)."""

@@ -33,9 +33,12 @@ def ode_ways(steps: Sequence[int], solver: Sequence[str]) -> list[dict]:
     return [{"solver": name, "steps": n} for name in solver for n in numbers[name]]
 
 
-def solve(velocity: Velocity, terms: Terms, z: Tensor, steps: int, solver: str) -> Iterator[Tensor]:
+def solve(
+    velocity: Velocity, terms: Terms, z: Tensor, steps: int, solver: str, open_end: bool = False
+) -> Iterator[Tensor]:
     """Yield z after each of kept_steps(steps); dopri5 chooses steps of its own, between the same points.
 
+    open_end: the velocity has no meaning at t = 1, so the last step of heun is one of euler.
     Raises ValueError for a solver that is none of SOLVERS.
     """
     if solver not in SOLVERS:
@@ -47,7 +50,7 @@ def solve(velocity: Velocity, terms: Terms, z: Tensor, steps: int, solver: str) 
     kept, h = set(kept_steps(steps)), 1 / steps
     for i in range(steps):
         v = velocity(z, *rows[i])
-        if solver == "heun":
+        if solver == "heun" and not (open_end and i + 1 == steps):
             v = (v + velocity(z + h * v, *rows[i + 1])) / 2
         z = z + h * v
         if i + 1 in kept:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data import Batches, augment, channel_statistics, load_images, training_data
+from data import GREY, Batches, augment, channel_statistics, load_images, scaled, training_data
 from errors import UserError
 from loaders import RawImages
 from models.random_streams import Streams
@@ -103,6 +103,21 @@ def test_augment_shifts_windows_whose_border_is_reflected():
         assert len(found) == 1
         shifts.add(found[0])
     assert len(shifts) == 9
+
+
+def test_cutout_covers_one_square_with_grey_and_nothing_else():
+    images = torch.full((200, 16, 16, 3), 7, dtype=torch.uint8)
+    covered = augment(images, torch.Generator().manual_seed(0), ["cutout"]) == GREY
+    rows, columns = covered.any(dim=3).any(dim=2).sum(dim=1), covered.any(dim=3).any(dim=1).sum(dim=1)
+    assert torch.equal(covered.sum(dim=(1, 2, 3)), 3 * rows * columns)  # rectangles: squares that may stick out
+    assert rows.max() == columns.max() == 4 and rows.min() == 1
+
+
+def test_images_of_every_data_set_can_be_scaled():
+    train, test = (load_images("digits", part, image_size=16) for part in ("train", "test"))
+    assert train.image_shape == test.image_shape == (1, 16, 16)
+    flat = torch.full((2, 8, 8, 1), 93, dtype=torch.uint8)
+    assert torch.equal(scaled(flat, 12), torch.full((2, 12, 12, 1), 93, dtype=torch.uint8))
 
 
 def test_augment_mirrors_only_where_it_is_asked_for():

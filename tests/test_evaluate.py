@@ -17,6 +17,7 @@ from evaluate import (
     mean_and_error,
     vote_shares,
 )
+from models.build import build
 from models.image_info import ImageInfo
 from models.NoProp_FM import NoPropNetFM
 from models.random_streams import Streams
@@ -119,6 +120,16 @@ def test_the_batch_of_an_evaluation_can_be_set():
     split = Split(torch.zeros(10, 8, 8, 1, dtype=torch.uint8), torch.arange(10) % 4)
     Evaluator(model, Streams(0), ways=[{}], runs=1, batch_size=4).evaluate(split)
     assert sizes == [4, 4, 2]
+
+
+def test_with_mirror_images_an_image_and_its_mirror_image_get_the_same_answer():
+    model = build("classifier", torch.eye(4), image_shape=(1, 8, 8)).eval()
+    model.info = ImageInfo(list("abcd"), (1, 8, 8), [128.0], [60.0])
+    images = torch.randint(256, (6, 8, 8, 1), dtype=torch.uint8)
+    x, mirrored = model.see(images), model.see(images.flip(2))
+    alone = ask(model, x, [None]).probabilities
+    one, two = ask(model, x, [None], mirrored=mirrored), ask(model, mirrored, [None], mirrored=x)
+    assert torch.equal(one.probabilities, two.probabilities) and not torch.equal(one.probabilities, alone)
 
 
 def test_mean_and_standard_error():

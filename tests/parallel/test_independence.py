@@ -22,6 +22,8 @@ from runs.process import OneProcess
 from runs.versions import launch_id
 
 LEARNED = ["--dataset", "digits", "--num-blocks", "4", "--batch-size", "26", "--epochs", "1"]  # 50 steps
+AIRBENCH = ["--dataset", "digits", "--image-size", "16", "--train-size", "300", "--epochs", "1", "--num-blocks", "2"]
+AIRBENCH += ["--embedding-type", "one-hot", "--encoder", "airbench", "--encoder-width", "16", "--noise-levels", "2"]
 
 
 def start_torchrun(ranks, run, *flags, restarts=0):
@@ -41,7 +43,7 @@ def launched(tmp_path_factory):
     """Start torchrun by names; all start together, since most of their time is imports. Gives (folder, process)."""
     folder = tmp_path_factory.mktemp("torchrun")
     calls = {str(n): (n, *FOUR_BLOCKS, "--epochs", 2, "--save-every", 1) for n in (1, 2, 3)}
-    calls["learned"] = (2, *LEARNED)
+    calls["learned"], calls["airbench"] = (2, *LEARNED), (2, *AIRBENCH)
     with ExitStack() as processes:
         yield {
             name: (folder / name, processes.enter_context(start_torchrun(n, folder / name, *flags)))
@@ -118,6 +120,11 @@ def test_ranks_agree_with_one_process_where_the_embeddings_are_learned(launched,
     m, d, steps = 10, 20, 50
     assert results["all_reduced_bytes"] == steps * (m * d + d * m + m) * 8
     assert not torch.equal(weights(one)["W_embed"], load_checkpoint(one / "last.pt")["W_embed_start"])
+
+
+def test_ranks_agree_with_one_process_whatever_the_encoder(launched, tmp_path):
+    one, (two, _, _) = train(tmp_path / "one", *AIRBENCH), finished(launched, "airbench")
+    assert_equal(weights(two), weights(one))
 
 
 def test_a_restart_takes_over_the_last_pt_of_its_own_launch_only(digits_run, tmp_path, monkeypatch):
