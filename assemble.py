@@ -134,17 +134,20 @@ def to_device(model: Classifier, s: Settings, device: torch.device) -> None:
         compile_networks(model.networks.values())
 
 
+def held_blocks(s: Settings, processes: OneProcess) -> list[int] | None:
+    """Return the blocks that this process trains, None where a network is trained as a whole."""
+    return processes.deal(s.blocks or range(1, s.num_blocks + 1)) if METHODS[s.method].blocks_alone else None
+
+
 def make_model(
     s: Settings,
     checkpoint: dict | None,
     source: dict | None,
     data: TrainingData,
     streams: Streams,
-    processes: OneProcess,
+    held: list[int] | None,
 ) -> Classifier:
-    """Return the model to train, with the blocks that this process holds, on its device."""
-    alone = METHODS[s.method].blocks_alone
-    held = processes.deal(s.blocks or range(1, s.num_blocks + 1)) if alone else None
+    """Return the model to train, of whose blocks this process holds some, on its device."""
     model = restored(s.checkpoint, checkpoint, held) if checkpoint else new_model(s, data, streams, held, source)
     to_device(model, s, streams.device)
     return model

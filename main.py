@@ -21,7 +21,16 @@ from pathlib import Path
 
 import torch
 
-from assemble import add_callbacks, load_data, load_tested, make_evaluator, make_model, make_trainer, restored
+from assemble import (
+    add_callbacks,
+    held_blocks,
+    load_data,
+    load_tested,
+    make_evaluator,
+    make_model,
+    make_trainer,
+    restored,
+)
 from command_line import as_flag
 from errors import UserError, printable, reading
 from evaluate import answer, ask
@@ -42,6 +51,7 @@ from runs.reader import finished_run, read_json
 from runs.report import describe_part, print_accuracies
 from runs.results import RunResults
 from runs.signals import Stopped, StopSignals
+from runs.size import expected_size
 from runs.tensorboard import TensorBoard
 from runs.versions import launch_id
 from settings import Settings
@@ -133,7 +143,9 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     data, test = load_data(s, checkpoint, streams, processes)
     if processes.first:
         folder.enter_context(open_run_folder(run))
-    model = make_model(s, checkpoint, source, data, streams, processes)
+    held = held_blocks(s, processes)
+    size = expected_size(s, data.info, held, device)
+    model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
     if checkpoint:
         with reading(f"the checkpoint {s.checkpoint}", "take another one"):
@@ -141,7 +153,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     results = RunResults(run, s, make_evaluator(s, model, streams, processes), trainer.W_embed_start, processes)
     add_callbacks(trainer, s, results, data, stops, board)
     if processes.first:
-        announce(trainer, s, results, data, test, checkpoint)
+        announce(trainer, s, results, data, test, checkpoint, size)
     with resumable(trainer, run, processes):
         with stops.held():
             trainer.fit(s.epochs, s.early_stopping_patience)
