@@ -41,7 +41,7 @@ from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
-from runs.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint, load_last, save_run
+from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
 from runs.folder import open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
@@ -163,6 +163,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         processes.close()
         if not processes.first:
             return
+        drop_previous(run)
         draw_pictures(run)
         if board:
             board.close(trainer.epoch)
