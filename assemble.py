@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -26,7 +27,16 @@ from runs.tensorboard import TensorBoard
 from settings import Settings
 from train import BlockUpdates, Trainer, WholeUpdate
 
+DEFAULT_RUN = "checkpoints_run"
+CACHE = "images.cache"  # in the folder of the run
 PREPARE_WITH = 5000  # training images that an encoder may see before it is trained
+
+
+def run_folder(s: Settings) -> Path:
+    """Return the folder of the run."""
+    if s.checkpoint_dir:
+        return Path(s.checkpoint_dir)
+    return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
 
 
 def load_data(
@@ -50,7 +60,7 @@ def load_tested(s: Settings, checkpoint: dict) -> Split:
 def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> TrainingData:
     """Return the training data. Raises UserError where they are not those that the checkpoint was trained on."""
     info = ImageInfo(**checkpoint["info"]) if checkpoint else None
-    where = {"data_dir": s.data_dir, "image_size": s.image_size}
+    where = {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
     raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
     if info:
         raw = as_known(raw, info.classes, info.image_shape, "training")
@@ -81,7 +91,7 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
-    raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape)
+    raw = load_images(s.dataset, "test", data_dir=s.data_dir, shape=info.image_shape, cache=run_folder(s) / CACHE)
     raw = as_known(raw, info.classes, info.image_shape, "test")
     return Split(raw.images, raw.labels)
 

@@ -258,7 +258,7 @@ class Evaluator:
         size = self.batch_size or images_at_a_time(*split.images.shape[1:3])
         batches = list(zip(split.images.split(size), split.labels.split(size), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
-            x, see = self.model.info.normalise(images), partial(sums.add_step, labels=labels)
+            x, see = self.model.info.normalise(images[:]), partial(sums.add_step, labels=labels)
             answers = ask(self.model, x, generators, see, **how, **self._relay())
             sums.add_answers(answers, labels)
         return sums.finish(times, with_u_hat=answers.u_hat is not None)
@@ -279,11 +279,12 @@ class Evaluator:
         count = min(EXAMPLES, len(split))
         chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
         generators, how = self._generators("examples"), self.quick()
-        x = self.model.info.normalise(chosen.images)
+        images = chosen.images[:]
+        x = self.model.info.normalise(images)
         path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
         p = self.model.log_prob(path[-1]).exp()
         content = {
-            "images": chosen.images,
+            "images": images,
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
             "path_class": p[0].argmax(dim=1),

@@ -30,6 +30,7 @@ from assemble import (
     make_model,
     make_trainer,
     restored,
+    run_folder,
 )
 from command_line import as_flag
 from errors import UserError, printable, reading
@@ -55,8 +56,6 @@ from runs.size import expected_size
 from runs.tensorboard import TensorBoard
 from runs.versions import launch_id
 from settings import Settings
-
-DEFAULT_RUN = "checkpoints_run"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -331,13 +330,6 @@ def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
-
-
-def run_folder(s: Settings) -> Path:
-    """Return the folder of the run."""
-    if s.checkpoint_dir:
-        return Path(s.checkpoint_dir)
-    return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
 
 
 if __name__ == "__main__":
