@@ -18,7 +18,7 @@ from loaders.digits import load_digits
 from loaders.from_torchvision import torchvision_loader
 from loaders.image_folder import load_folder
 from loaders.npz import load_npz
-from loaders.on_disk import CHUNK, ImagesOnDisk
+from loaders.on_disk import ImagesOnDisk, at_a_time
 from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
@@ -152,7 +152,7 @@ def _check_held_out(held_out: int, count: int, val_fraction: float) -> None:
 def image_keys(raw: RawImages, seed: int) -> list[bytes]:
     """Return a key for each image that follows from its pixels, its class and the seed alone; sorted they are mixed."""
     salt = str(seed).encode()[-16:]
-    rows = (image for part in raw.images.split(CHUNK) for image in part[:].numpy())
+    rows = (image for part in raw.images.split(at_a_time(raw.images.shape)) for image in part[:].numpy())
     pairs = zip(rows, raw.labels.tolist(), strict=True)
     return [blake2b(image.tobytes() + str(y).encode(), digest_size=16, salt=salt).digest() for image, y in pairs]
 
@@ -180,7 +180,7 @@ def channel_statistics(images: Tensor | ImagesOnDisk) -> tuple[list[float], list
     """Return mean and standard deviation of each channel, exact: (N, H, W, C) uint8 -> two lists of C numbers."""
     values = torch.arange(256, dtype=torch.float64)
     histograms = torch.zeros(images.shape[-1], 256, dtype=torch.int64)
-    for part in images.split(CHUNK):
+    for part in images.split(at_a_time(images.shape)):
         histograms += torch.stack([torch.bincount(c.flatten(), minlength=256).cpu() for c in part[:].unbind(-1)])
     means, stds = [], []
     for counts in histograms.double():

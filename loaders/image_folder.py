@@ -22,7 +22,7 @@ from errors import UserError
 from loaders import RawImages
 from loaders.colours import is_grey, to_grey
 from loaders.image_files import list_images
-from loaders.on_disk import CHUNK, ImagesOnDisk, is_too_large, keep_on_disk
+from loaders.on_disk import ImagesOnDisk, at_a_time, is_too_large, keep_on_disk
 
 FOLDERS = {"train": ("train",), "test": ("test",), "validation": ("val", "valid", "validation")}
 MOST_THREADS = 4  # that decode; 24 megapixels in colour take 0.1 GB several times over
@@ -134,8 +134,9 @@ def _decoded(
     broken, tops = [], []
     bar = tqdm(desc=title, total=len(paths), disable=None if title else True, leave=False)
     with bar, _without_warnings(), ThreadPoolExecutor(_decoding_threads()) as pool:
-        for start in range(0, len(paths), CHUNK):  # no more than these wait in memory
-            some = paths[start : start + CHUNK]
+        count = at_a_time((len(paths), *size, 3))  # no more than these wait in memory
+        for start in range(0, len(paths), count):
+            some = paths[start : start + count]
             for path, result in zip(some, pool.map(lambda path: _decoded_or_error(path, size), some), strict=True):
                 bar.update()
                 if isinstance(result, UserError):

@@ -19,7 +19,12 @@ from hardware.memory import memory_limit
 from loaders.colours import is_grey, to_grey
 
 MOST_IN_MEMORY = 1 / 4  # of the memory: images that would take more stay on disk
-CHUNK = 1024  # images that are read at a time where all are looked at
+CHUNK = 2**25  # bytes of images that are read at a time where all are looked at
+
+
+def at_a_time(shape: tuple[int, ...]) -> int:
+    """Return how many uint8 images (N, H, W, C) make a chunk."""
+    return max(1, CHUNK // math.prod(shape[1:]))
 
 
 class ImagesOnDisk:
@@ -111,7 +116,9 @@ def keep_on_disk(
                 path = cache / f"{part}-{key}-{min(sides)}-{max(sides)}.npy"
                 if (channels or (1 if grey else 3)) == 1:
                     _write(
-                        path, (*shape[:-1], 1), (_without_colour(c[:], grey) for c in map_images(colour).split(4096))
+                        path,
+                        (*shape[:-1], 1),
+                        (_without_colour(c[:], grey) for c in map_images(colour).split(at_a_time(shape))),
                     )
                 else:
                     os.replace(colour, path)
@@ -127,7 +134,7 @@ def _write_colour(path: Path, shape: tuple[int, ...], decoded: Iterator[np.ndarr
     grey = [True]
 
     def chunks() -> Iterator[np.ndarray]:
-        while some := list(islice(decoded, CHUNK)):
+        while some := list(islice(decoded, at_a_time(shape))):
             chunk = np.stack(some)
             grey[0] = grey[0] and is_grey(torch.from_numpy(chunk))
             yield chunk

@@ -84,7 +84,8 @@ def _paths(s: Settings, block: nn.Module, image_shape: Sequence[int], images: in
     """Return the features of images, and of prototypes, which are images too; next to these all else is small."""
     x = torch.empty(images, *image_shape, device="meta").to(memory_format=torch.channels_last)
     z = torch.empty(images * runs, math.prod(image_shape), device="meta")
-    return [block.image_path(x), *([block.label_path(z)] if s.embedding_type == "prototype" else [])]
+    paths = {"image_path": x, **({"label_path": z} if s.embedding_type == "prototype" else {})}
+    return [getattr(block, name)(images) for name, images in paths.items() if hasattr(block, name)]
 
 
 def _bytes_of_step(s: Settings, model: Classifier, image_shape: Sequence[int]) -> int:
@@ -93,7 +94,8 @@ def _bytes_of_step(s: Settings, model: Classifier, image_shape: Sequence[int]) -
 
     def step() -> None:
         features = [each for block in together for each in _paths(s, block, image_shape, s.batch_size)]
-        torch.cat(features).sum().backward()
+        if features:
+            torch.cat([each.flatten() for each in features]).sum().backward()
 
     model.train()
     return bytes_of(step)

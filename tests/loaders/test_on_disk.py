@@ -38,8 +38,7 @@ def test_images_and_splits_are_those_of_the_memory(tmp_path, monkeypatch, grey, 
     root, cache = make_coloured(tmp_path / "set", grey=grey), tmp_path / "cache"
     inside = load_folder("train", root, 9, shape, cache)
     monkeypatch.setattr("loaders.on_disk.MOST_IN_MEMORY", 0)
-    monkeypatch.setattr("loaders.image_folder.CHUNK", 7)
-    monkeypatch.setattr("data.CHUNK", 7)
+    monkeypatch.setattr("loaders.on_disk.CHUNK", 7 * 9 * 9 * 3)
     outside = load_folder("train", root, 9, shape, cache)
     assert isinstance(outside.images, ImagesOnDisk) and torch.equal(outside.images[:], inside.images)
     assert outside.image_shape == inside.image_shape and str(cache) in outside.notes[0]
