@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -27,7 +28,16 @@ from runs.tensorboard import TensorBoard
 from settings import Settings
 from train import BlockUpdates, Trainer, WholeUpdate
 
+DEFAULT_RUN = "checkpoints_run"
+CACHE = "images.cache"  # in the folder of the run
 PREPARE_WITH = 5000  # training images that an encoder may see before it is trained
+
+
+def run_folder(s: Settings) -> Path:
+    """Return the folder of the run."""
+    if s.checkpoint_dir:
+        return Path(s.checkpoint_dir)
+    return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
 
 
 def load_data(
@@ -53,7 +63,7 @@ def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> Tra
     if checkpoint:
         require_known_images(s.checkpoint, checkpoint)
     info = ImageInfo(**checkpoint["info"]) if checkpoint else None
-    where = {"data_dir": s.data_dir, "image_size": s.image_size}
+    where = {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
     raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
     if info:
         raw = as_known(raw, info.classes, info.image_shape, "training")
@@ -87,7 +97,8 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
-    raw = load_images(s.dataset, "test", data_dir=s.data_dir, image_size=s.image_size, shape=info.image_shape)
+    where = {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
+    raw = load_images(s.dataset, "test", shape=info.image_shape, **where)
     raw = as_known(raw, info.classes, info.image_shape, "test")
     return Split(raw.images, raw.labels)
 
@@ -164,17 +175,20 @@ def to_device(model: Classifier, s: Settings, device: torch.device) -> None:
         compile_networks(model.networks.values())
 
 
+def held_blocks(s: Settings, processes: OneProcess) -> list[int] | None:
+    """Return the blocks that this process trains, None where a network is trained as a whole."""
+    return processes.deal(s.blocks or range(1, s.num_blocks + 1)) if METHODS[s.method].blocks_alone else None
+
+
 def make_model(
     s: Settings,
     checkpoint: dict | None,
     source: dict | None,
     data: TrainingData,
     streams: Streams,
-    processes: OneProcess,
+    held: list[int] | None,
 ) -> Classifier:
-    """Return the model to train, with the blocks that this process holds, on its device."""
-    alone = METHODS[s.method].blocks_alone
-    held = processes.deal(s.blocks or range(1, s.num_blocks + 1)) if alone else None
+    """Return the model to train, of whose blocks this process holds some, on its device."""
     model = restored(s.checkpoint, checkpoint, held) if checkpoint else new_model(s, data, streams, held, source)
     to_device(model, s, streams.device)
     return model
@@ -232,7 +246,9 @@ def make_trainer(
 
 def features_of(model: Classifier, split: Split) -> torch.Tensor:
     """Return the features of a frozen encoder for all images of a split: (N, F)."""
-    return torch.cat([model.see(images) for images in split.images.split(images_at_a_time(*split.images.shape[1:3]))])
+    return torch.cat(
+        [model.see(images[:]) for images in split.images.split(images_at_a_time(*split.images.shape[1:3]))]
+    )
 
 
 def add_callbacks(

@@ -1,4 +1,4 @@
-"""Datasets -> splits -> batches on the device: the whole set in memory as uint8, normalised as whole batches.
+"""Datasets -> splits -> batches on the device: the whole set in memory, or mapped, as uint8; batches normalised whole.
 
 DATASETS lists what there is; a new data set is a loader in loaders/ and an entry here.
 """
@@ -19,6 +19,7 @@ from loaders.digits import load_digits
 from loaders.from_torchvision import torchvision_loader
 from loaders.image_folder import load_folder
 from loaders.npz import load_npz
+from loaders.on_disk import ImagesOnDisk, at_a_time
 from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
@@ -96,16 +97,17 @@ def scaled(images: Tensor, side: int) -> Tensor:
 
 @dataclass
 class Split:
-    """images (N, H, W, C) uint8 and labels (N,) int64, on the device."""
+    """images (N, H, W, C) uint8, on the device or left on disk, and labels (N,) int64, on the device."""
 
-    images: Tensor
+    images: Tensor | ImagesOnDisk
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
+        on_disk = isinstance(self.images, ImagesOnDisk)
+        return Split(self.images.subset(indices) if on_disk else self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
@@ -167,8 +169,9 @@ def _check_held_out(held_out: int, count: int, val_fraction: float) -> None:
 def image_keys(raw: RawImages, seed: int) -> list[bytes]:
     """Return a key for each image that follows from its pixels, its class and the seed alone; sorted they are mixed."""
     salt = str(seed).encode()[-16:]
-    rows = zip(raw.images.flatten(1).numpy(), raw.labels.tolist(), strict=True)
-    return [blake2b(image.tobytes() + str(y).encode(), digest_size=16, salt=salt).digest() for image, y in rows]
+    rows = (image for part in raw.images.split(at_a_time(raw.images.shape)) for image in part[:].numpy())
+    pairs = zip(rows, raw.labels.tolist(), strict=True)
+    return [blake2b(image.tobytes() + str(y).encode(), digest_size=16, salt=salt).digest() for image, y in pairs]
 
 
 def stratified(order: list[int], labels: list[int], fraction: float) -> tuple[list[int], list[int]]:
@@ -190,12 +193,14 @@ def stratified(order: list[int], labels: list[int], fraction: float) -> tuple[li
     return held_out, kept
 
 
-def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+def channel_statistics(images: Tensor | ImagesOnDisk) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel, exact: (N, H, W, C) uint8 -> two lists of C numbers."""
     values = torch.arange(256, dtype=torch.float64)
+    histograms = torch.zeros(images.shape[-1], 256, dtype=torch.int64)
+    for part in images.split(at_a_time(images.shape)):
+        histograms += torch.stack([torch.bincount(c.flatten(), minlength=256).cpu() for c in part[:].unbind(-1)])
     means, stds = [], []
-    for channel in images.unbind(-1):
-        counts = torch.bincount(channel.flatten(), minlength=256).double().cpu()
+    for counts in histograms.double():
         mean = (counts @ values / counts.sum()).item()
         variance = (counts @ (values - mean) ** 2 / counts.sum()).item()
         means.append(mean)

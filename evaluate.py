@@ -265,9 +265,9 @@ class Evaluator:
         size = self.batch_size or images_at_a_time(*split.images.shape[1:3])
         batches = list(zip(split.images.split(size), split.labels.split(size), strict=True))
         for images, labels in tqdm(batches, desc="evaluate", unit="batch", disable=self.hides_bars, leave=False):
-            x, see = self.model.see(images), partial(sums.add_step, labels=labels)
+            images, see = images[:], partial(sums.add_step, labels=labels)
             mirrored = self.model.see(images.flip(2)) if self.mirror else None
-            answers = ask(self.model, x, generators, see, mirrored, **how, **self._relay())
+            answers = ask(self.model, self.model.see(images), generators, see, mirrored, **how, **self._relay())
             sums.add_answers(answers, labels)
         return sums.finish(times, with_u_hat=answers.u_hat is not None)
 
@@ -287,11 +287,12 @@ class Evaluator:
         count = min(EXAMPLES, len(split))
         chosen = split.subset(torch.linspace(0, len(split) - 1, count).long().to(split.labels.device))
         generators, how = self._generators("examples"), self.quick()
-        x = self.model.see(chosen.images)
+        images = chosen.images[:]
+        x = self.model.see(images)
         path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
         p = self.model.log_prob(path[-1]).exp()
         content = {
-            "images": chosen.images,
+            "images": images,
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
             "path_class": p[0].argmax(dim=1),

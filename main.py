@@ -21,7 +21,17 @@ from pathlib import Path
 
 import torch
 
-from assemble import add_callbacks, load_data, load_tested, make_evaluator, make_model, make_trainer, restored
+from assemble import (
+    add_callbacks,
+    held_blocks,
+    load_data,
+    load_tested,
+    make_evaluator,
+    make_model,
+    make_trainer,
+    restored,
+    run_folder,
+)
 from command_line import as_flag
 from errors import UserError, printable, reading
 from evaluate import answer, ask
@@ -32,7 +42,7 @@ from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
-from runs.checkpoint import BEST, LAST, PREVIOUS, load_checkpoint, load_last, save_run
+from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
 from runs.folder import open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
@@ -42,11 +52,10 @@ from runs.reader import finished_run, read_json
 from runs.report import describe_part, print_accuracies
 from runs.results import RunResults
 from runs.signals import Stopped, StopSignals
+from runs.size import expected_size
 from runs.tensorboard import TensorBoard
 from runs.versions import launch_id
 from settings import Settings
-
-DEFAULT_RUN = "checkpoints_run"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,7 +142,9 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     data, test = load_data(s, checkpoint, streams, processes)
     if processes.first:
         folder.enter_context(open_run_folder(run))
-    model = make_model(s, checkpoint, source, data, streams, processes)
+    held = held_blocks(s, processes)
+    size = expected_size(s, data.info, held, device)
+    model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
     if checkpoint:
         with reading(f"the checkpoint {s.checkpoint}", "take another one"):
@@ -141,7 +152,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     results = RunResults(run, s, make_evaluator(s, model, streams, processes), trainer.W_embed_start, processes)
     add_callbacks(trainer, s, results, data, stops, board)
     if processes.first:
-        announce(trainer, s, results, data, test, checkpoint)
+        announce(trainer, s, results, data, test, checkpoint, size)
     with resumable(trainer, run, processes):
         with stops.held():
             trainer.fit(s.epochs, s.early_stopping_patience)
@@ -151,6 +162,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         processes.close()
         if not processes.first:
             return
+        drop_previous(run)
         draw_pictures(run)
         if board:
             board.close(trainer.epoch)
@@ -320,13 +332,6 @@ def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
-
-
-def run_folder(s: Settings) -> Path:
-    """Return the folder of the run."""
-    if s.checkpoint_dir:
-        return Path(s.checkpoint_dir)
-    return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
 
 
 if __name__ == "__main__":

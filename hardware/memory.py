@@ -1,12 +1,20 @@
-"""Memory of this process: its peak, as the allocator or the operating system counts it, and how glibc reuses it."""
+"""Memory of this process: what it has, its peak and its limit, what tensors would take, and how glibc reuses it."""
 
 import contextlib
 import ctypes
+import os
 import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed")  # torch's wordings
+MOST_CODE = 400 * 2**20  # of files mapped for libraries, torch's above all
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -37,6 +45,90 @@ def _peak_resident_set() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_now(device: torch.device) -> int:
+    """Return the bytes that this process has on a device; on a CPU without the files that it has mapped, but for code.
+
+    The system takes back the pages of a mapped file where it needs them.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError, KeyError), open("/proc/self/status") as file:
+        kinds = {
+            name: int(text.split()[0]) * 1024
+            for name, _, text in (line.partition(":\t") for line in file)
+            if name in ("RssAnon", "RssShmem", "RssFile")
+        }
+        return kinds["RssAnon"] + kinds["RssShmem"] + min(kinds["RssFile"], MOST_CODE)
+    return _peak_resident_set() or MOST_CODE
+
+
+def memory_limit(device: torch.device) -> int | None:
+    """Return the bytes that this process may use: of the card, or of the machine, its control group and ulimit.
+
+    None where it is not known.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [*_limits_of_groups()]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    return min(limits, default=None)
+
+
+def _limits_of_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return the limits of this process' control group and of those around it, of version 1 and 2."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                folder = root / kinds / path.strip("/")
+                for group in (folder, *folder.parents):
+                    for name in ("memory.max", "memory.limit_in_bytes"):
+                        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                            found.append(int((group / name).read_text()))
+    return found
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, while they live, and their largest sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def bytes_of(calculate: Callable[[], object]) -> int:
+    """Return the most bytes that a calculation has in tensors of its own at a time; on device meta it takes none."""
+    with _LiveTensors() as tensors:
+        calculate()
+    return tensors.peak
 
 
 def reuse_freed_memory() -> None:

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from loaders.on_disk import ImagesOnDisk
+
 
 class RawImages(NamedTuple):
     """images (N, H, W, C) uint8, labels (N,) int64, names of the classes, and what the user should know of them."""
 
-    images: Tensor
+    images: Tensor | ImagesOnDisk
     labels: Tensor
     classes: list[str]
     notes: tuple[str, ...] = ()

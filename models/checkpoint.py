@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path) -> dict:
         where = f"its folder has {_checkpoints_in(path.parent)}" if path.parent.is_dir() else "nor its folder"
         raise UserError(f"there is no checkpoint {path} ({where})")
     with reading(f"the checkpoint {path}", "take another one"):
-        _check_file(path)
+        check_file(path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch, about odd tensors, which are refused below
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path) -> dict:
     return content
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise where the file is not as torch.save writes it, or spoiled: torch.load does not look at the checksums."""
     with zipfile.ZipFile(path) as archive:
         members, size = archive.infolist(), path.stat().st_size

@@ -48,6 +48,7 @@ def _keep_mask(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor
     count = channels * height * width
     level = (torch.rand(batch, 1, generator=generator, device=x.device) + 256 * p).floor_()  # its mean is 256 p
     words = torch.empty(batch, (count + 7) // 8, dtype=torch.int64, device=x.device)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int8)[:, :count]
-    mask = bits.float().ge_(level - 128)
+    if not x.is_meta:  # there are no values to draw
+        words.random_(-(2**63), None, generator=generator)
+    mask = words.view(torch.int8)[:, :count].float().ge_(level - 128)
     return mask.view(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W)

@@ -1,11 +1,12 @@
 """The checkpoints of a run: best_model.pt, last.pt and the one before it."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from errors import UserError, reading
-from models.checkpoint import FORMAT, PROGRAM, is_whole, read_checkpoint
+from errors import READING_ERRORS, UserError, reading
+from models.checkpoint import FORMAT, PROGRAM, check_file, is_whole, read_checkpoint
 from runs.checks import check_content, in_todays_form
 from runs.files import write_atomic, write_json
 from runs.versions import __version__
@@ -44,6 +45,13 @@ def save_best(run: Path, content: dict) -> None:
     seconds = sum(row["seconds"] for row in rows[: best["epoch"]])
     own = {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": seconds, "model": model}
     save_checkpoint(run / BEST, known | own)
+
+
+def drop_previous(run: Path) -> None:
+    """Remove last_previous.pt of a run that has ended, once last.pt, read back, is what was written."""
+    with suppress(OSError, *READING_ERRORS):  # else both stay
+        check_file(run / LAST)
+        (run / PREVIOUS).unlink(missing_ok=True)
 
 
 def load_last(path: str | Path) -> tuple[dict, str | None]:

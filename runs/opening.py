@@ -15,12 +15,19 @@ from runs.process import OneProcess
 from runs.report import describe_progress, describe_run, go_on
 from runs.results import RunResults
 from runs.signals import Stopped
+from runs.size import FEW_IMAGES, Size, describe_choice, describe_classes, describe_size
 from runs.versions import versions
 from settings import Settings
 
 
 def announce(
-    trainer, s: Settings, results: RunResults, data: TrainingData, test: Split | None, checkpoint: dict | None
+    trainer,
+    s: Settings,
+    results: RunResults,
+    data: TrainingData,
+    test: Split | None,
+    checkpoint: dict | None,
+    size: Size,
 ) -> None:
     """Tell what is going to be trained, and write config.json; what the run would overwrite is set aside."""
     run, device, processes = results.run, trainer.streams.device, results.processes
@@ -36,6 +43,10 @@ def announce(
     if test and s.eval_split == "test":
         sizes["test"] = len(test)
     print(describe_run(s, trainer.model, sizes, processes.size))
+    print(describe_size(size))
+    print(describe_classes(data.train.labels, data.info.classes))
+    if 0 < len(data.validation) < FEW_IMAGES and not s.blocks:
+        print(describe_choice(len(data.validation)))
     if checkpoint:
         tell_differences(trainer, checkpoint, s)
     if going_on or not (run / "config.json").exists():  # else it is of what trained the run

@@ -14,16 +14,16 @@ LAYERS = [
     for line in """
     errors
     models
+    hardware
     loaders
     data
     command_line
     settings
     rules
-    hardware
     optimizers
     evaluate
     runs runs.files runs.folder runs.place runs.process runs.reader runs.report runs.signals runs.tables runs.versions
-    runs.checks runs.results
+    runs.checks runs.results runs.size
     runs.checkpoint
     runs.callbacks runs.convert runs.launch
     runs.opening runs.tensorboard

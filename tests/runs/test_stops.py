@@ -191,6 +191,20 @@ def test_a_last_pt_that_does_not_load_falls_back_to_the_one_before(tmp_path):
         load_last(tmp_path / "best_model.txt")
 
 
+def test_the_one_before_is_dropped_only_where_last_pt_is_whole(tmp_path):
+    last, previous = tmp_path / "last.pt", tmp_path / "last_previous.pt"
+    for path in (last, previous):
+        checkpoint.save_checkpoint(path, {"model": torch.ones(1000)})
+    whole = last.read_bytes()
+    for bad in (b"", whole[:-1000], whole[:1500] + b"x" + whole[1501:]):
+        last.write_bytes(bad)
+        checkpoint.drop_previous(tmp_path)
+        assert previous.exists()
+    last.write_bytes(whole)
+    checkpoint.drop_previous(tmp_path)
+    assert last.exists() and not previous.exists()
+
+
 def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_in_the_way(tmp_path):
     code = "import sys, time; from pathlib import Path; from runs.folder import open_run_folder\n"
     code += "with open_run_folder(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
