@@ -10,6 +10,7 @@ from data import Batches, Split, TrainingData, as_known, load_images, training_d
 from errors import UserError, reading
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch
 from hardware.device import compile_networks
+from hardware.threads import set_threads
 from models.blocks import select_blocks
 from models.build import build, draw_weights, restore, starting_embedding
 from models.classifier import Classifier
@@ -142,7 +143,9 @@ def make_model(
     streams: Streams,
     processes: OneProcess,
 ) -> Classifier:
-    """Return the model to train, with the blocks that this process holds, on its device."""
+    """Return the model to train, with the blocks that this process holds, on its device; sets the number of threads."""
+    before = checkpoint.get("threads") if checkpoint else None
+    set_threads(s.network(data.info.image_shape), s.batch_size, before, processes.from_first)
     alone = METHODS[s.method].blocks_alone
     held = processes.deal(s.blocks or range(1, s.num_blocks + 1)) if alone else None
     model = restored(s.checkpoint, checkpoint, held) if checkpoint else new_model(s, data, streams, held, source)

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import UserError
+from hardware.threads import usable_cores
 from loaders import RawImages
 
 NO_IMAGES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # which Pillow knows and cannot decode by itself
@@ -106,8 +107,7 @@ def decode_images(paths: list[str], size: tuple[int, int], title: str | None = N
 
 def _decoding_threads() -> int:
     """Return one thread for each core that this process may use, but few: each holds a photograph in memory."""
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return min(len(cores), MOST_THREADS)
+    return min(usable_cores(), MOST_THREADS)
 
 
 def _name_all(broken: list[str]) -> str:

@@ -14,12 +14,12 @@ LAYERS = [
     for line in """
     errors
     models
+    hardware
     loaders
     data
     command_line
     settings
     rules
-    hardware
     optimizers
     evaluate
     runs runs.files runs.folder runs.place runs.process runs.reader runs.report runs.signals runs.tables runs.versions
