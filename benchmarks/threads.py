@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -45,17 +46,10 @@ def epoch_of(candidate: str, count: int, shape: tuple[int, int, int], batch_size
     return {"epoch": lambda: train_epoch(trainer)}
 
 
-def start(stack: ExitStack, candidate: str, images: str) -> Peer:
+def start(candidate: str, images: str) -> Peer:
     """Start the process of a candidate with its variables."""
-    kept = dict(os.environ)
-    for name in (*OF_THE_USER, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        os.environ.pop(name, None)
-    os.environ.update(CANDIDATES[candidate])
-    peer = stack.enter_context(Peer(epoch_of, candidate, *IMAGES[images]))
-    os.environ.clear()
-    os.environ.update(kept)
-    peer["epoch"]()
-    return peer
+    with patch.dict(os.environ, CANDIDATES[candidate]):
+        return Peer(epoch_of, candidate, *IMAGES[images])
 
 
 def seconds_of_others(pids: list[int]) -> float:
@@ -70,7 +64,9 @@ def measure(images: str, rounds: int) -> None:
     """Print the rows of a kind of images."""
     found = {name: [] for name in CANDIDATES}
     with ExitStack() as stack:
-        peers = {name: start(stack, name, images) for name in CANDIDATES}
+        peers = {name: stack.enter_context(start(name, images)) for name in CANDIDATES}
+        for peer in peers.values():
+            peer["epoch"]()
         pids = [peer.process.pid for peer in peers.values()]
         for busy in range(3):
             if busy:
@@ -96,12 +92,14 @@ def measure(images: str, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--images", nargs="+", choices=IMAGES, default=list(IMAGES))
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), metavar="CANDIDATE")
     args = parser.parse_args()
     for name in CANDIDATES.keys() - set(args.only):
         del CANDIDATES[name]
+    for name in (*OF_THE_USER, "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        os.environ.pop(name, None)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
     print("| images | candidate | alone, s | beside one busy, times | beside two | cores of others |")
     print("| --- | --- | --- | --- | --- | --- |")
