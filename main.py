@@ -12,6 +12,11 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from hardware.threads import set_threads, wait_briefly
+
+if __name__ == "__main__":
+    wait_briefly()
+
 import os
 import sys
 import warnings
@@ -144,6 +149,8 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         folder.enter_context(open_run_folder(run))
     held = held_blocks(s, processes)
     size = expected_size(s, data.info, held, device)
+    before = checkpoint.get("threads") if checkpoint else None
+    set_threads(s.network(data.info.image_shape), s.batch_size, before, processes.from_first)
     model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
     if checkpoint:
@@ -248,6 +255,7 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     device = use_device(s)
     test = load_tested(s, checkpoint)
     model = restored(s.checkpoint, checkpoint).to(device)
+    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint.get("threads"))
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
         raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
@@ -269,6 +277,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
     files, s = s.predict, adopt(s, given, checkpoint["config"])
     device = use_device(s)
     model = restored(s.checkpoint, checkpoint).to(device).eval()
+    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint.get("threads"))
     channels, height, width = model.info.image_shape
     images = match_channels(decode_images(files, (height, width)), channels)
     streams, how = Streams(s.seed, device), s.ways[-1]

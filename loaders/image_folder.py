@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import UserError
+from hardware.threads import usable_cores
 from loaders import RawImages
 from loaders.colours import is_grey, to_grey
 from loaders.image_files import list_images
@@ -158,8 +159,7 @@ def _decoded(
 
 def _decoding_threads() -> int:
     """Return one thread for each core that this process may use, but few: each holds a photograph in memory."""
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return min(len(cores), MOST_THREADS)
+    return min(usable_cores(), MOST_THREADS)
 
 
 def _name_all(broken: list[str]) -> str:

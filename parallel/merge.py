@@ -99,7 +99,9 @@ def merged(paths: Sequence[str], parts: Sequence[dict]) -> dict:
             f"the parts were trained on {' and '.join(devices)}, whose noise differs: no one machine gives this network"
         )
     if len({part.get("threads") for part in parts}) > 1:
-        print("the parts were trained with different numbers of threads: one process would have given other roundings")
+        print(
+            "the parts were trained with different numbers of threads: equal to one run up to rounding, not to the bit"
+        )
     return content
 
 

@@ -12,7 +12,7 @@ from runs.files import write_atomic, write_json
 from runs.versions import __version__
 
 MODEL_KEYS = ("config", "info", "network", "inference", "epoch", "val_accuracy", "train_seconds", "model")
-MODEL_KEYS += ("W_embed_start", "images")  # of best_model.pt
+MODEL_KEYS += ("W_embed_start", "images", "threads")  # of best_model.pt
 LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best_model.pt"
 
 

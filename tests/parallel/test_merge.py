@@ -71,16 +71,17 @@ def test_embeddings_of_a_checkpoint_are_kept_as_they_are(tmp_path):
     assert_equal(weights(tmp_path / "merged"), weights(whole))
 
 
-def test_parts_that_differ_in_inference_or_device_only_are_merged_and_the_device_is_told(
+def test_parts_that_differ_in_inference_device_or_threads_only_are_merged_and_the_last_two_are_told(
     parts, merged, run_main, tmp_path
 ):
     content = load_checkpoint(parts[1])
     content["config"] |= {"eval_runs": 9, "readout": "mean", "inference": "deterministic"}
-    content["streams"]["device"] = "cuda"
+    content["streams"]["device"], content["threads"] = "cuda", 8
     save_checkpoint(tmp_path / "part.pt", content)
     files = parts[0], tmp_path / "part.pt", *parts[2:]
     code, out, err = run_main("--merge", *files, "--checkpoint-dir", tmp_path / "run")
     assert (code, err) == (0, []) and any("trained on cpu and cuda" in line for line in out)
+    assert any("different numbers of threads" in line and "not to the bit" in line for line in out)
     assert_equal(weights(tmp_path / "run"), weights(merged))
 
 
