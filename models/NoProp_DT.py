@@ -35,6 +35,7 @@ class NoPropNetDT(Classifier):
 
     loss_terms = DiffusionLoss._fields
     readouts = (*Classifier.readouts, "ensemble")
+    blocks_answer = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from errors import UserError
 from evaluate import mean_and_error
 from models.methods import METHODS
 from paper.published import COMBINATIONS, IMAGES, TABLE1, TABLE2
-from paper.records import read_results
+from paper.records import place_of, read_results
 from runs.files import write_atomic
 from runs.tables import markdown_table
 
@@ -24,7 +24,12 @@ FIGURES = {
     "figure5": "starts of the prototypes",
 }
 BOARD = ["method", "network", "embedding", "unlike the paper", "paper", "here", "vote", "mean"]
-OTHERS = {"ensemble": "ensemble", "mean-z": "mean-z", "block_1": "block 1"}  # what a run has of them -> column
+OTHERS = {
+    "ensemble": "ensemble",
+    "mean-z": "mean-z",
+    "one_step": "1 step",
+    "block_1": "block 1",
+}  # what a run has of them -> column
 BOARD += [*OTHERS.values(), "time", "machine", "seeds", "commit"]
 SHORT = ["data", "method", "network", "embedding", "paper", "here", "time"]
 MEMORY_COLUMNS = ["data", "method", "paper (GB, share)", "here (MB, share)", "activations (MB)"]
@@ -37,8 +42,10 @@ EXPLAINED = """\
 Test accuracy in per cent. **paper** and **here**: mean over single inference runs (readout `sample`, the paper's), here
 +- the standard error over the seeds, or of a single seed over its 5 runs. **vote**, **mean**: the runs of a seed
 joined, which the paper does not do. **ensemble**: the mean of the blocks' own u_hat over blocks and runs. **mean-z**:
-the embedding nearest to the mean z of the runs. **block 1**: the class of its u_hat, from the image and mere noise.
-None of these is the paper's readout. **time**: of training, on a machine that did other work beside it.
+the embedding nearest to the mean z of the runs. **1 step**: as **here**, with 1 step of inference. **block 1**: the
+class of its u_hat, from the image and mere noise. None of these is the paper's readout. The paper has the network
+`paper` only. "Encoders alone" is no NoProp: T encoders with linear layers, trained as classifiers, are averaged; block
+1 is the first of them. **time**: of training, on a machine that did other work beside it.
 
 A row says how its settings differ from the paper's protocol (Table 3, all training images, last epoch, 3 seeds). In one
 point no row of dt follows it: every batch goes through all blocks, where the paper's Algorithm 1 trains one block after
@@ -78,13 +85,13 @@ def board(found: list[dict]) -> str:
 def rows_of(found: list[dict], dataset: str) -> list[tuple[dict, dict]]:
     """Return (file's content, row) of Table 1 for a data set of the paper, in the paper's order."""
     rows = [(r, row) for r in found if r["what"] == "table1" and r["paper_dataset"] == dataset for row in r["rows"]]
-    return sorted(rows, key=lambda pair: COMBINATIONS.index((pair[1]["method"], pair[1]["embedding"])))
+    return sorted(rows, key=lambda pair: (network(pair[1]) != "paper", place_of(pair[1])))
 
 
 def board_row(result: dict, row: dict) -> list[str]:
     """Return the cells of a row of the board."""
     runs = row["runs"]
-    paper = TABLE1[result["paper_dataset"]].get((row["method"], row["embedding"]))
+    paper = published(result["paper_dataset"], row)
     mean, error = accuracy(row)
     machines = ", ".join(dict.fromkeys(_machine(run) for run in runs))
     commits = ", ".join(dict.fromkeys(run["versions"]["commit"] or "-" for run in runs))
@@ -93,6 +100,11 @@ def board_row(result: dict, row: dict) -> list[str]:
     cells += ["-" if paper is None else f"{paper:.2f}", f"{mean:.2f} +- {error:.2f}"]
     cells += [_mean_of(runs, name) for name in ("vote", "mean", *OTHERS)]
     return [*cells, f"{seconds:,.0f} s", machines, str(len(runs)), commits]
+
+
+def published(dataset: str, row: dict) -> float | None:
+    """Return the paper's accuracy of a row, on the paper's network."""
+    return TABLE1[dataset].get((row["method"], row["embedding"])) if network(row) == "paper" else None
 
 
 def _mean_of(runs: list[dict], name: str) -> str:
@@ -129,12 +141,13 @@ def unlike(result: dict, row: dict) -> str:
 def _machine(run: dict) -> str:
     v = run["versions"]
     spread = f" x {run['ranks']} processes" if run["ranks"] > 1 else ""
-    return f"{v['cpu'] or v['device']}, threads: {v['threads']}{spread}"
+    gpu = v["device"] not in (v["cpu"], "x86_64", "aarch64", "arm64")
+    return f"{v['device'] if gpu else v['cpu'] or v['device']}, threads: {v['threads']}{spread}"
 
 
 def missing(rows: list[tuple[dict, dict]], dataset: str) -> str:
     """Return which rows of the paper were not run."""
-    done = {(row["method"], row["embedding"]) for _, row in rows}
+    done = {(row["method"], row["embedding"]) for _, row in rows if network(row) == "paper"}
     left = [f"{METHODS[m].title} {e} ({TABLE1[dataset][m, e]:.2f})" for m, e in COMBINATIONS if (m, e) not in done]
     return f"\nNot run (the paper's figure in brackets): {', '.join(left)}.\n" if left else ""
 
@@ -173,18 +186,19 @@ def _records(found: list[dict]) -> str:
 
 
 def short_table(found: list[dict]) -> str:
-    """Return the table of the README: of each data set and method the row that came out best here."""
+    """Return the table of the README: of each data set, method and network the row that came out best here."""
     cells = []
     for dataset, name in DATA.items():
         rows = rows_of(found, dataset)
-        for method in dict.fromkeys(row["method"] for _, row in rows):
-            result, row = max((pair for pair in rows if pair[1]["method"] == method), key=lambda p: accuracy(p[1])[0])
-            paper = TABLE1[dataset].get((method, row["embedding"]))
+        for method, encoder in dict.fromkeys((row["method"], network(row)) for _, row in rows):
+            same = (row for _, row in rows if (row["method"], network(row)) == (method, encoder))
+            row = max(same, key=lambda row: accuracy(row)[0])
+            paper = published(dataset, row)
             mean, error = accuracy(row)
             images, all_images = row["runs"][0]["train_images"], IMAGES[dataset].train
             part = f", {images / all_images:.0%} of the images" if images != all_images else ""
             seconds = sum(run["seconds"] for run in row["runs"]) / len(row["runs"])
-            labels = [name + part, METHODS[method].title, network(row), row["embedding"]]
+            labels = [name + part, METHODS[method].title, encoder, row["embedding"]]
             cells.append([*labels, f"{paper:.2f}" if paper else "-", f"{mean:.2f} +- {error:.2f}", _time(seconds)])
     return markdown_table(SHORT, cells)
 

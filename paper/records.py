@@ -8,6 +8,7 @@ from pathlib import Path
 
 from errors import UserError
 from evaluate import mean_and_error
+from models.methods import METHODS
 from paper.plan import DEFAULTS, Training, completed, flags_of
 from paper.published import COMBINATIONS, IMAGES
 from runs.files import write_json
@@ -22,9 +23,13 @@ VERSIONS = ("cpu", "cores", "threads", "device", "python", "torch", "noprop", "c
 def record_run(run: RunFiles) -> dict:
     """Return what results/ keeps of a finished run."""
     config, results, history = run.config, run.results, run.history
-    versions = {**results["versions"], **config["versions"]}
     per_run, first = results["per_run"], history[0]
     trained = history[run.best_epoch - 1]["train_accuracy"]  # none where the blocks were trained apart
+    merged = trained is None  # then config.json is of a merge, which needs no GPU
+    versions = (
+        {**config["versions"], **results["versions"]} if merged else {**results["versions"], **config["versions"]}
+    )
+    answers = METHODS[config["method"]].network.blocks_answer
     path, ranks = run.accuracy_path, config["versions"].get("ranks", results["ranks"])
     return {
         "seed": config["seed"],
@@ -40,7 +45,8 @@ def record_run(run: RunFiles) -> dict:
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "per_run": [round(value, 4) for value in per_run],
         **{name: round(by["mean"], 4) for name, by in results["accuracy_by_readout"].items() if name != "sample"},
-        "block_1": results.get("accuracy_u_hat_of_block_1"),
+        "one_step": next((way["accuracy_mean"] for way in results["by_inference"] if way.get("steps") == 1), None),
+        "block_1": (results["per_step_accuracy_u_hat"] or [None])[0] if answers else None,
         "train": None if trained is None else round(trained, 4),
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
@@ -70,10 +76,16 @@ def update_results(results: Path, what: str, dataset: str, paper_dataset: str | 
         "what": what,
         "dataset": dataset,
         "paper_dataset": paper_dataset or before["paper_dataset"],
-        "rows": sorted([*kept, *rows], key=lambda row: COMBINATIONS.index((row["method"], row["embedding"]))),
+        "rows": sorted([*kept, *rows], key=place_of),
     }
     write_json(path, content)
     return content
+
+
+def place_of(row: dict) -> int:
+    """Return where a row stands among others: in the paper's order, what the paper does not have last."""
+    pair = row["method"], row["embedding"]
+    return COMBINATIONS.index(pair) if pair in COMBINATIONS else len(COMBINATIONS)
 
 
 def row_key(row: dict) -> list:
