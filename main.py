@@ -40,7 +40,7 @@ from assemble import (
 from command_line import as_flag
 from errors import UserError, printable, reading
 from evaluate import answer, ask
-from hardware.device import is_faster_in_bfloat16, pick_device, set_numerics
+from hardware.device import bfloat16_wanted, pick_device, set_numerics
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
 from loaders.image_folder import decode_images, match_channels
 from models.checkpoint import require_whole
@@ -141,7 +141,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     run = run_folder(s)
     s, checkpoint, source = training_settings(s, given, processes)
     device = use_device(s, processes)
-    s = replace(s, amp=is_faster_in_bfloat16(device) if s.amp == "auto" else s.amp)
+    s = replace(s, amp=bfloat16_wanted(s.amp, device))
     streams = Streams(s.seed, device)
     board = TensorBoard(run, lambda: draw_figures(run)) if s.tensorboard and processes.first else None
     data, test = load_data(s, checkpoint, streams, processes)

@@ -50,6 +50,16 @@ def _cuda_is_available() -> bool:
     return available
 
 
+def bfloat16_wanted(amp: bool | str, device: torch.device) -> bool:
+    """Return whether to calculate in bfloat16; amp "auto": where it is faster, and one line says where it is not."""
+    if amp != "auto":
+        return amp
+    faster = is_faster_in_bfloat16(device)
+    if not faster:
+        print("--amp auto: this machine has no instructions for bfloat16, so it calculates in float32")
+    return faster
+
+
 def is_faster_in_bfloat16(device: torch.device) -> bool:
     """Return whether a device has instructions for bfloat16: GPUs from 8.0 on, CPUs with AVX512_BF16 or AMX."""
     if device.type == "cuda":
