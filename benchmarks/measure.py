@@ -36,16 +36,20 @@ def count_flops(case: Callable[[], object]) -> dict[str, int]:
     return {"product": sum(by_operation.values()) - convolutions, "convolution": convolutions}
 
 
-def matrix_product(n: int = 3072, device: str = "cpu") -> tuple[Callable[[], object], int]:
-    """Return a large float32 matrix product, whose rate is what arithmetic can reach here, and its operations."""
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+def matrix_product(
+    n: int = 3072, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], object], int]:
+    """Return a large matrix product, whose rate is what arithmetic can reach here, and its operations."""
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return lambda: a @ b, 2 * n**3
 
 
-def convolution(channels: int = 256, device: str = "cpu") -> tuple[Callable[[], object], int]:
-    """Return a large float32 convolution 3x3, whose rate may differ from a product's, and its operations."""
-    x = torch.randn(64, channels, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    w = torch.randn(channels, channels, 3, 3, device=device).contiguous(memory_format=torch.channels_last)
+def convolution(
+    channels: int = 256, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], object], int]:
+    """Return a large convolution 3x3, whose rate may differ from a product's, and its operations."""
+    x, w = torch.randn(64, channels, 32, 32), torch.randn(channels, channels, 3, 3)
+    x, w = (each.to(device, dtype, memory_format=torch.channels_last) for each in (x, w))
     return lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * 9 * 64 * 32 * 32 * channels**2
 
 

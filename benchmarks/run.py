@@ -30,6 +30,7 @@ from benchmarks.reference import plain_cases  # noqa: E402
 from benchmarks.setup import BATCH, CLASSES, make_benchmark_trainer, rank_cases, train_epoch  # noqa: E402
 from evaluate import EVAL_BATCH  # noqa: E402
 from hardware.memory import reuse_freed_memory  # noqa: E402
+from models.encoders import ENCODERS  # noqa: E402
 from train import Trainer  # noqa: E402
 
 T = 10
@@ -124,6 +125,28 @@ def training_step(device: str, quick: bool) -> dict:
     print(f"{ratios['plain_keeping_to_program']:.2f} times where that keeps freed memory;")
     print(f"--amp makes it {ratios['program_to_amp']:.2f} times as fast")
     return {**seconds, "limit": limit, "limit_by_kind": by_kind, "flops": flops, **ratios}
+
+
+def encoders(device: str, quick: bool) -> dict:
+    """Time a block step with every encoder, beside its operations at the rates of a product and a convolution."""
+    report, more = {}, {"paper": [], "airbench": ["--noise-levels", "4"]}
+    print(
+        "\n| encoder | precision | GFLOP | step, ms | limit, ms | step / limit |\n| --- | --- | --- | --- | --- | --- |"
+    )
+    for precision, flags, dtype in (("float32", [], torch.float32), ("bfloat16", ["--amp"], torch.bfloat16)):
+        large = {"product": matrix_product(device=device, dtype=dtype)}
+        large["convolution"] = convolution(device=device, dtype=dtype)
+        for name in ENCODERS:
+            flags_of_encoder = ["--encoder", name, *more.get(name, [])]
+            step = block_steps(make_benchmark_trainer(BATCH, *one_hot(2), *flags_of_encoder, *flags, device=device))
+            cases = {"step": step, **{kind: case for kind, (case, _) in large.items()}}
+            seconds, flops = in_turn(cases, rounds=2 if quick else 9), count_flops(step)
+            limit = sum(count * seconds[kind] / large[kind][1] for kind, count in flops.items())
+            ratio, total = seconds["step"] / limit, sum(flops.values())
+            cells = f"{total / 1e9:.1f} | {1e3 * seconds['step']:.1f} | {1e3 * limit:.1f} | {ratio:.2f}"
+            print(f"| {name} | {precision} | {cells} |", flush=True)
+            report[f"{name} {precision}"] = {"step": seconds["step"], "limit": limit, "flops": flops}
+    return report
 
 
 def epoch(device: str, quick: bool) -> dict:
@@ -264,6 +287,7 @@ def slope(x: list[float], y: list[float]) -> float:
 
 SECTIONS = {
     "step": training_step,
+    "encoders": encoders,
     "epoch": epoch,
     "data": data_pipeline,
     "inference": inference,
