@@ -55,7 +55,7 @@ def work_of_step(arguments: dict, batch_size: int) -> float:
     from models.encoders import make_encoder
 
     shape = tuple(arguments["image_shape"])
-    with suppress(ValueError), torch.device("meta"):  # without memory
+    with suppress(ValueError, KeyError), torch.device("meta"):  # without memory
         weights = sum(
             w.numel()
             for w in make_encoder(arguments.get("encoder") or arguments["frozen_encoder"], shape).parameters()

@@ -120,7 +120,7 @@ def test_inference_in_several_ways(run, run_main, tmp_path, flags, count):
     settings = [tuple(row.get(name) for name in ("sampler", "solver", "steps")) for row in rows]
     assert len(set(settings)) == count
     for row, line in zip(rows, out[1:], strict=False):
-        assert f": {row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} %, " in line
+        assert f": {row['accuracy_mean']:.2f} +- {row['accuracy_sem']:.2f} % (" in line
     assert f"{rows[-1]['accuracy_mean']:.2f} +- {rows[-1]['accuracy_sem']:.2f} %" in out[-1]
 
 
