@@ -67,6 +67,8 @@ class RunResults:
                 "all_reduced_bytes": self.processes.bytes_reduced,  # by each rank since it started
             }
             write_json(self.run / "results.json", content)
+            if self.settings.mirror_test:
+                print("every answer is the mean of those to an image and to its mirror image")
             print_ways(by_way)
         return result
 
@@ -75,7 +77,7 @@ class RunResults:
         s, model = self.settings, self.evaluator.model
         mean, sem = result.accuracy()
         return {
-            **{name: getattr(s, name) for name in ("method", "dataset", "seed", "readout", "inference")},
+            **{name: getattr(s, name) for name in ("method", "dataset", "seed", "readout", "inference", "mirror_test")},
             "split": self.split,
             f"{self.split}_accuracy_mean": mean,
             f"{self.split}_accuracy_sem": sem,
