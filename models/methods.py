@@ -88,7 +88,7 @@ METHODS = {
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 50, "other": 500},
         defaults={"eta": 1.0},
         optimizer=Adam,
-        recipes={"strong": STRONG | {"loss": "cross-entropy", "noise_levels": 4, "epochs": 12}},
+        recipes={"strong": STRONG | {"loss": "cross-entropy", "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}},
     ),
     "fm": Method(
         NoPropNetFM,
@@ -97,7 +97,7 @@ METHODS = {
         settings=("loss", "anchor", "noise_levels", "flow_sigma", "stratified_time", "steps", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
         optimizer=Adam,
-        recipes={"strong": STRONG | {"anchor": True, "flow_sigma": 0.01, "noise_levels": 4, "epochs": 12}},
+        recipes={"strong": STRONG | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}},
     ),
     "backprop": Method(
         BackpropNet,
