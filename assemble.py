@@ -1,5 +1,6 @@
 """From settings to a model, an evaluator and a trainer: how main.py, the benchmarks and the tests put them together."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
-from errors import UserError, reading, require
+from errors import READING_ERRORS, UserError, printable, reading, require
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
 from hardware.device import compile_networks
 from models.blocks import select_blocks
@@ -137,23 +138,39 @@ def new_model(
 def _load_encoder(s: Settings, model: Classifier) -> None:
     """Load the weights of --encoder-weights. Raises UserError where they are not those of the encoder."""
     if s.encoder_weights == "pretrained":
-        state = pretrained_weights(s.encoder_spec, model.info.image_shape)
+        state = _pretrained_weights(s.encoder_spec, model.info.image_shape)
     else:
-        with reading(s.encoder_weights, "take another file"):
-            state = torch.load(s.encoder_weights, map_location="cpu", weights_only=True)
-            require(isinstance(state, dict), "it holds no weights by name")
+        state = _weights_of_file(s.encoder_weights)
     try:
-        load_encoder(model, state)
+        passed = load_encoder(model, state)
     except ValueError as error:
         raise UserError(f"{s.encoder_weights} is not for --encoder {s.encoder_spec}: {error}") from error
+    print(printable(f"the encoder starts from {s.encoder_weights}; passed over: {', '.join(passed) or 'nothing'}"))
 
 
-def pretrained_weights(encoder: str, image_shape: Sequence[int]) -> dict:
+def _weights_of_file(path: str) -> dict:
+    """Return the state dict that a file holds. Raises UserError where it holds none."""
+    if not os.path.isfile(path):
+        raise UserError(f"--encoder-weights {path}: there is no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        require(isinstance(content, dict), "no dict")
+    except READING_ERRORS as error:
+        raise UserError(
+            f"--encoder-weights {path} holds no weights by name: save them by torch.save(encoder.state_dict(), PATH)"
+        ) from error
+    return content.get("state_dict", content)
+
+
+def _pretrained_weights(encoder: str, image_shape: Sequence[int]) -> dict:
     """Return the weights that timm downloads. Raises UserError where that fails."""
     try:
         return make_encoder(encoder, image_shape).make(pretrained=True).state_dict()
     except Exception as error:  # whatever a download can raise
-        raise UserError(f"--encoder-weights pretrained: {type(error).__name__}: {str(error)[:200]}") from error
+        raise UserError(
+            f"timm could not download weights for {encoder} ({type(error).__name__}): is there a network? Else give a "
+            "file, --encoder-weights PATH"
+        ) from error
 
 
 def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:

@@ -108,8 +108,8 @@ def show(value: object) -> str:
     """Return a setting in words."""
     if value is None:
         return "none"
-    if value is False:
-        return "off"
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 

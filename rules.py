@@ -26,7 +26,7 @@ def parse(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
     recipe = explicit.get("recipe")
     known = METHODS[explicit.get("method", Settings.method)].recipes
     if recipe and recipe not in known:
-        raise UserError(f"--recipe {recipe} is none of --method {explicit.get('method')}: leave it out")
+        raise UserError(f"--method {explicit.get('method')} has no recipe {recipe}: leave --recipe out")
     settings = Settings(**{**known.get(recipe, {}), **explicit})
     _check_commands(settings, set(explicit))
     return settings, set(explicit)
@@ -38,6 +38,8 @@ def settle(s: Settings, given: set[str]) -> Settings:
     Raises UserError for settings that do not go together.
     """
     method, dataset = METHODS[s.method], DATASETS[s.dataset]
+    if s.freeze_encoder and "augment" not in given:  # of a recipe
+        s = replace(s, augment=None)
     s = replace(s, embedding_type=s.embedding_type or method.defaults.get("embedding_type", "learned"))
     defaults = {
         "embedding_init": "prototype" if s.embedding_type == "prototype" else "orthogonal",

@@ -38,6 +38,7 @@ from models.solvers import SOLVERS
 
 READOUTS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.network.readouts))
 RECIPES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.recipes))
+ON_OFF = one_of_these({"on": True, "off": False})
 SPLITS = {"test": "test", "val": "validation"}  # names of what is tested, in words
 LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
@@ -49,6 +50,11 @@ def encoder_name(text: str) -> str:
     if not is_encoder(text):
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(ENCODERS)}, timm:NAME)")
     return text
+
+
+def augmentations(text: str) -> list[str] | None:
+    """Return what is done to training images, None for off; an argparse type."""
+    return None if text == "off" else list_of(one_of(AUGMENTATIONS))(text)
 
 
 def _epochs() -> str:
@@ -105,7 +111,7 @@ class Settings:
         number(int, 2), shown="all", metavar="N")
     augment: list | None = setting("data", None, "change training images at random: crop shifts them, flip mirrors "
         "them, cutout covers a square; without a value what suits the data set. The paper does not",
-        list_of(one_of(AUGMENTATIONS)), nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout")
+        augmentations, nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout|off")
 
     method: str = setting("method", "dt",
         lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS)
@@ -123,7 +129,8 @@ class Settings:
         "once and kept in memory")
     loss: str = setting("method", "squared", "squared, the paper's; or cross-entropy: of u_hat's class weights with "
         "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES)
-    anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed")
+    anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed", ON_OFF,
+        nargs="?", const=True, metavar="on|off")
     noise_levels: int = setting("method", 1, "noised embeddings for each image in a step, which share its features",
         POSITIVE, metavar="M")
 
@@ -194,7 +201,7 @@ class Settings:
         number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
         may_change="resume evaluate", shapes_blocks=False)
     mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
-        "image", may_change=USE, shapes_blocks=False)
+        "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=USE, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
         "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
         "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,

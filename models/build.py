@@ -48,20 +48,29 @@ def _draw(part: nn.Module, streams: Streams, index: int, make_x: Callable[[], Te
                 module.prepare(make_x())
 
 
-def load_encoder(network: Classifier, state: dict[str, Tensor]) -> None:
-    """Load weights into the encoder of every block, or the frozen one; names that no encoder has are passed over.
+def load_encoder(network: Classifier, state: dict[str, Tensor]) -> list[str]:
+    """Load weights into the encoder of every block, or the frozen one; returns names of a last layer, passed over.
 
     Raises ValueError where they are not those of the encoder.
     """
     blocks = [part.image_path for part in network.networks.values()]
-    for encoder in [network.encoder] if network.encoder else blocks:
-        own = encoder.state_dict()
-        known = {name.removeprefix("net.") for name in own}
-        given = {name.removeprefix("net."): value for name, value in state.items()}
-        given = {name: value for name, value in given.items() if name in known}
-        wanted = {name: given.get(name.removeprefix("net.")) for name in own}
-        check_weights({name: value for name, value in wanted.items() if value is not None}, own)
-        encoder.load_state_dict(wanted)
+    encoders = [network.encoder] if network.encoder else blocks
+    names = {name.removeprefix("net."): name for name in encoders[0].state_dict()}
+    own = {short: encoders[0].state_dict()[name] for short, name in names.items()}
+    given = {name.removeprefix("module.").removeprefix("net."): value for name, value in state.items()}
+    parts = {name.split(".")[0] for name in own}
+    passed, missing = sorted(given.keys() - own.keys()), sorted(own.keys() - given.keys())
+    strange = [name for name in passed if name.split(".")[0] in parts]
+    require(not missing, f"it lacks {''.join(missing[:1])}")
+    require(not strange, f"it has {''.join(strange[:1])}, which the encoder has not")
+    for name, value in own.items():
+        shapes = ("x".join(map(str, getattr(each, "shape", ()))) for each in (given[name], value))
+        same = isinstance(given[name], Tensor) and given[name].shape == value.shape
+        require(same, "its {} is {}, that of the encoder {} (other --image-size, or colours?)".format(name, *shapes))
+        require(given[name].isfinite().all(), f"its {name} is not finite")
+    for encoder in encoders:
+        encoder.load_state_dict({name: given[short] for short, name in names.items()})
+    return passed
 
 
 def _reset(module: nn.Module) -> None:

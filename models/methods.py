@@ -22,13 +22,7 @@ POSTERIOR = ("class_probability", "posterior_sigma")
 # Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
 FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
 # Of an encoder that learns CIFAR-10 in a few epochs; what was tried: docs/encoders.md.
-STRONG = {
-    "encoder": "airbench",
-    "embedding_type": "one-hot",
-    "batch_size": 256,
-    "augment": ["crop", "flip"],
-    "amp": "auto",
-}
+STRONG = {"encoder": "airbench", "embedding_type": "one-hot", "batch_size": 256, "augment": [], "amp": "auto"}
 STRONG |= {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1}
 
 
@@ -97,7 +91,10 @@ METHODS = {
         settings=("loss", "anchor", "noise_levels", "flow_sigma", "stratified_time", "steps", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
         optimizer=Adam,
-        recipes={"strong": STRONG | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}},
+        recipes={
+            "strong": STRONG
+            | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}
+        },
     ),
     "backprop": Method(
         BackpropNet,
@@ -113,7 +110,7 @@ METHODS = {
         text="T encoders, each with a linear layer, trained as ordinary classifiers and averaged",
         settings=("num_blocks",),
         epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
-        defaults={"embedding_type": "one-hot"},
+        defaults={"embedding_type": "one-hot", "eval_runs": 1},
         recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "epochs": 8}},
     ),
     "adjoint": Method(

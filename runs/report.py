@@ -40,11 +40,16 @@ def _describe_model(s: Settings, model: Classifier) -> str:
         if s.blocks:
             blocks = f"{len(s.blocks)} of {blocks} ({format_blocks(s.blocks)})"
         size = f"{blocks} of {parameters_per_block(model) / 1e6:.2f} M parameters"
+    encoder = f", encoder {s.encoder_spec}" if s.encoder_spec != "paper" or s.freeze_encoder else ""
+    if s.freeze_encoder:
+        encoder += " frozen" + ("" if s.encoder_weights else " as it starts, with random weights")
+    loss = f", {s.loss}" if s.loss == "cross-entropy" else ""
+    loss += f", {s.noise_levels} noise levels" if (s.noise_levels or 1) > 1 else ""
     noise = f", {s.schedule} noise schedule" if s.schedule else ""
     order = f", {s.block_order} order" if s.block_order else ""
     warmup = f" after warm-up of {s.warmup_epochs}" if s.warmup_epochs else ""
     rate = f", lr {s.lr:g} {s.lr_schedule}{warmup}{', bfloat16' if s.amp else ''}"
-    return f"{METHODS[s.method].title}: {size}, {embedding}{noise}{order}{rate}"
+    return f"{METHODS[s.method].title}: {size}{encoder}, {embedding}{noise}{loss}{order}{rate}"
 
 
 def go_on(last: Path, processes: int = 1) -> str:

@@ -44,6 +44,7 @@ def expected_size(s: Settings, info: ImageInfo, held: Iterable[int] | None, devi
     image_shape = info.image_shape
     model = _without_weights(s, image_shape, len(info.classes), held)
     whole, here = parameters_of(s, model)["parameters"], count_parameters(model)
+    frozen = count_parameters(model.encoder) if model.encoder else 0  # without moments
     chooses = s.val_fraction > 0 and not s.blocks  # so that the weights of the best epoch are kept, on the CPU
     kept = 3 + (chooses and device.type == "cpu")  # beside weights and both moments of Adam
     on_device = here
@@ -51,8 +52,8 @@ def expected_size(s: Settings, info: ImageInfo, held: Iterable[int] | None, devi
         on_device -= sum(map(count_parameters, model.networks.values())) - count_parameters(_one(model))
     renewed = FLOAT * here if kept == 4 else 0  # the best weights are there twice for a moment
     passing = max(renewed, _bytes_of_step(s, model, image_shape), _bytes_of_evaluation(s, model, image_shape))
-    memory = memory_now(device) + LATER[device.type] + FLOAT * kept * on_device + passing
-    checkpoint = FLOAT * (3 + chooses) * (here if s.blocks else whole)
+    memory = memory_now(device) + LATER[device.type] + FLOAT * (kept * on_device - 2 * frozen) + passing
+    checkpoint = FLOAT * ((3 + chooses) * (here if s.blocks else whole) - 2 * frozen)
     size = Size(whole, checkpoint, memory, memory_limit(device), device)
     if size.limit and memory > MOST * size.limit:
         raise UserError(

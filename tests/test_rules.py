@@ -130,7 +130,15 @@ def test_defaults_depend_on_method_data_and_other_flags(flags, expected):
 @pytest.mark.parametrize("method", ["ct", "fm"])
 def test_a_recipe_that_a_method_lacks_is_one_line(run_main, method):
     code, _, err = run_main("--dataset", "digits", "--method", method, "--recipe", "fast")
-    assert (code, len(err)) == (2, 1) and f"--recipe fast is none of --method {method}" in err[0]
+    assert (code, len(err)) == (2, 1) and f"--method {method} has no recipe fast" in err[0]
+
+
+def test_what_a_recipe_says_of_the_augmentation_is_for_the_data_set_and_can_be_undone():
+    def augmented(*flags):
+        return settle(*parse(["--recipe", "strong", *flags])).augment
+
+    assert augmented() == ["crop", "flip"] and augmented("--dataset", "digits") == ["crop"]
+    assert augmented("--augment", "off") is None and augmented("--freeze-encoder") is None
 
 
 USE = {

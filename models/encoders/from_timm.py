@@ -1,5 +1,7 @@
 """Any image encoder of timm, by its name: image (B, C, H, W) -> features (B, F)."""
 
+from difflib import get_close_matches
+
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,8 @@ class TimmEncoder(nn.Module):
         except ImportError as error:
             raise ValueError(f"encoder timm:{self.name} needs timm: pip install timm") from error
         if not timm.is_model(self.name):
-            near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:5])
-            raise ValueError(f"timm knows no encoder {self.name}" + (f"; it has {near}" if near else ""))
+            near = ", ".join(get_close_matches(self.name.lower(), timm.list_models(), cutoff=0.0))
+            raise ValueError(f"timm knows no encoder {self.name}; names like it: {near} (all: timm.list_models())")
         arguments = {"pretrained": pretrained, "num_classes": 0, "in_chans": self.image_shape[0]}
         try:
             net = timm.create_model(self.name, img_size=self.image_shape[1:], **arguments)
@@ -50,7 +52,9 @@ class TimmEncoder(nn.Module):
                 return self.net.eval()(torch.zeros(1, *self.image_shape, device=parameter.device)).shape[1]
         except (RuntimeError, AssertionError) as error:
             shape = "x".join(map(str, self.image_shape))
-            raise ValueError(f"encoder timm:{self.name} cannot take images {shape}: {str(error)[:100]}") from error
+            raise ValueError(
+                f"encoder timm:{self.name} cannot take images {shape}: give the --image-size that it is made for"
+            ) from error
         finally:
             self.net.train(training)
 

@@ -126,10 +126,24 @@ def test_weights_of_a_file_go_into_every_block_and_others_are_refused_in_a_line(
     assert (code, len(err)) == (2, 1) and "is not for --encoder airbench:32" in err[0]
 
 
-def test_names_that_only_a_file_has_such_as_a_last_layer_are_passed_over():
+def test_of_the_names_that_only_a_file_has_a_last_layer_alone_is_passed_over():
     model, source = make_dt("resnet18"), make_encoder("resnet18", SHAPE)
-    load_encoder(model, {**source.net.state_dict(), "fc.weight": torch.zeros(3)})
+    state = {f"module.{name}": value for name, value in source.net.state_dict().items()}
+    assert load_encoder(model, {**state, "module.fc.weight": torch.zeros(3)}) == ["fc.weight"]
     assert_equal(model.blocks["1"].image_path.state_dict(), source.state_dict())
+    with pytest.raises(ValueError, match="it has layer1.2.conv1.weight, which the encoder has not"):
+        load_encoder(model, {**state, "layer1.2.conv1.weight": torch.zeros(3)})
+    with pytest.raises(ValueError, match="conv1.weight is 64x1x3x3, that of the encoder 64x3x3x3"):
+        load_encoder(model, {**state, "module.conv1.weight": torch.zeros(64, 1, 3, 3)})
+
+
+@pytest.mark.parametrize("content", [None, torch.zeros(3), torch.nn.Linear(2, 2)])
+def test_a_file_without_weights_by_name_is_refused_in_a_line(content, run_main, tmp_path):
+    path = tmp_path / "weights.pt"
+    if content is not None:
+        torch.save(content, path)
+    code, _, err = run_main(*DIGITS, *AIRBENCH, "--encoder-weights", path, "--checkpoint-dir", tmp_path / "run")
+    assert (code, len(err)) == (2, 1) and ("no such file" if content is None else "state_dict(), PATH") in err[0]
 
 
 def test_images_that_an_encoder_cannot_take_are_refused_in_a_line(run_main, tmp_path):

@@ -23,7 +23,7 @@ def test_a_row_has_mean_and_standard_error_over_seeds_and_runs_beside_the_papers
     assert mean == pytest.approx(99.3)
     assert error == pytest.approx(0.2)  # of the seeds' 99.1 and 99.5, not of four runs as if all were independent
     line = cells(shown(tmp_path, [row]), "NoProp-DT", "paper", "one-hot")
-    assert line[3:8] == ["-", "99.47", "99.30 +- 0.20", "100.20", "99.80"] and line[13] == "2"
+    assert line[3:8] == ["-", "99.47", "99.30 +- 0.20", "100.20", "99.80"] and line[14] == "2"
 
 
 def test_other_readouts_than_the_papers_have_columns_of_their_own(tmp_path):
@@ -31,9 +31,9 @@ def test_other_readouts_than_the_papers_have_columns_of_their_own(tmp_path):
     for run in new["runs"]:
         run |= {"ensemble": 99.9, "block_1": 98.1}
     text = shown(tmp_path, [old, new])
-    assert "| ensemble | mean-z | block 1 |" in text
-    assert cells(text, "NoProp-DT", "paper", "one-hot")[8:11] == ["-", "-", "-"]
-    assert cells(text, "NoProp-DT", "paper", "dim20")[8:11] == ["99.90", "-", "98.10"]
+    assert "| ensemble | mean-z | 1 step | block 1 |" in text
+    assert cells(text, "NoProp-DT", "paper", "one-hot")[8:12] == ["-", "-", "-", "-"]
+    assert cells(text, "NoProp-DT", "paper", "dim20")[8:12] == ["99.90", "-", "-", "98.10"]
 
 
 def test_what_the_paper_has_and_was_not_run_is_listed(tmp_path):

@@ -206,7 +206,7 @@ def test_the_command_beside_a_result_names_no_place_of_this_machine():
 
 
 def test_the_plan_is_the_papers_protocol():
-    for method in METHODS:
+    for method in METHODS.keys() - {"classifier"}:  # which is ours
         settings = make_training("mnist", method, "one-hot", 2, None, {}, {}).settings
         assert settings["epochs"] == (2 if method == "adjoint" else 100) and settings["batch_size"] == 128
         assert (settings["val_fraction"], settings["eval_runs"], settings["readout"]) == (0, 5, "sample")
