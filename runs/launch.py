@@ -61,7 +61,8 @@ def start_or_continue(name: str, folder: Path, flags: dict[str, object], flags_t
     own = {**flags_to_go_on, "checkpoint": str(last)} if last.exists() else flags
     code = run_main([*tokens(own), "--checkpoint-dir", str(folder)], ranks)
     if code:
-        raise UserError(f"{name} ended with code {code}; the same command goes on from there")
+        way_on = "see above" if code == 2 else "the same command goes on from there"
+        raise UserError(f"{name} ended with code {code}; {way_on}")
 
 
 def tokens(flags: dict[str, object]) -> list[str]:
