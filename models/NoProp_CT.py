@@ -15,7 +15,7 @@ from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_samp
 from models.learned_schedule import LearnedSchedule
 from models.precision import weighted_embedding
 from models.schedules import step_coefficients
-from models.solvers import grid, kept_steps, ode_ways, solve
+from models.solvers import grid, kept_steps, ode_ways
 
 LOSSES = ("squared", "cross-entropy")
 SAMPLERS = ("ancestral", "ode")
@@ -118,7 +118,7 @@ class NoPropNetCT(ContinuousNet):
         if sampler == "ancestral":
             return self._ancestral(z, image_part, generators, steps)
         if sampler == "ode":
-            return solve(lambda z, *terms: self.velocity(z, image_part, *terms), self._terms, z, steps, solver)
+            return super().path(z, image_part, generators, steps, solver)
         raise ValueError(f"no sampler {sampler!r}: {' or '.join(SAMPLERS)}")
 
     def u_hat(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class NoPropNetCT(ContinuousNet):
             if i in kept:
                 yield z
 
-    def _terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def terms(self, t: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the time features of t (n,), and the factors of u_hat and z in the probability-flow ODE."""
         gamma, slope = self.schedule.gamma_and_slope(t)
         alpha_bar = torch.sigmoid(-gamma)

@@ -3,7 +3,7 @@
 Nothing is integrated in training. Try: python main.py --method fm --dataset digits
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from models.continuous import ContinuousNet, draw_times
 from models.diffusion import repeat
 from models.precision import full_precision, weighted_embedding
-from models.solvers import ode_ways, solve
+from models.solvers import ode_ways
 
 ANCHOR_SCALE = 10.0  # of theta_out at its start where W_embed is fixed: with 1, an anchor of one-hot vectors is weak
 LEAST_REST = 1e-4  # 1 - t where dopri5 asks for the velocity at the end
@@ -53,7 +53,7 @@ class NoPropNetFM(ContinuousNet):
         self.start_theta_out_at_embeddings()  # else the anchor is weak while the flow shrinks W_embed
         if anchor and not learn_embedding:
             self.theta_out.weight.data.mul_(ANCHOR_SCALE)
-        self.kind = loss
+        self.kind, self.open_end = loss, loss == "cross-entropy"
         flow = "flow" if loss == "squared" else "cross_entropy"
         self.loss_terms = (flow, "anchor") if anchor else (flow,)
 
@@ -89,26 +89,18 @@ class NoPropNetFM(ContinuousNet):
         with full_precision(end):
             return flow, F.nll_loss(self.theta_out(end).log_softmax(dim=1), y)
 
-    def path(
-        self,
-        z: Tensor,
-        image_part: Tensor,
-        generators: Sequence[torch.Generator | None],
-        steps: int = 1000,
-        solver: str = "euler",
-    ) -> Iterator[Tensor]:
-        """Yield z (R*B, d) after each of kept_steps(steps), carried by the velocity of the loss."""
+    def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor, *rest: Tensor) -> Tensor:
+        """Return dz/dt; rest: 1 - t where the network predicts the end point."""
         if self.kind == "squared":
-            return super().path(z, image_part, generators, steps, solver)
+            return super().velocity(z, image_part, time_part)
+        return (weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed) - z) / rest[0]
 
-        def velocity(z: Tensor, time_part: Tensor, rest: Tensor) -> Tensor:
-            return (weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed) - z) / rest
-
-        def terms(t: Tensor) -> tuple[Tensor, Tensor]:
-            rest = (1 - t).clamp(min=min(LEAST_REST, 1 / steps)).to(self.W_embed.dtype)
-            return self.block.time_part(t), rest
-
-        return solve(velocity, terms, z, steps, solver, open_end=True)
+    def terms(self, t: Tensor, steps: int) -> tuple[Tensor, ...]:
+        """Return the time features of t (n,), and 1 - t where the network predicts the end point."""
+        if self.kind == "squared":
+            return super().terms(t, steps)
+        rest = (1 - t).clamp(min=min(LEAST_REST, 1 / steps)).to(self.W_embed.dtype)
+        return *super().terms(t, steps), rest
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(y | z_1), z_1 ~ N(u_y, sigma^2): the nearest embedding has the most. z (..., d) -> (..., m)."""

@@ -17,7 +17,7 @@ def draw_times(batch: int, stratified: bool, generator: torch.Generator | None, 
 
 
 class ContinuousNet(Classifier):
-    """One network for all times; v = logits W_embed where a method does not say otherwise (`path`).
+    """One network for all times; v = logits W_embed where a method does not say otherwise (`velocity`, `terms`).
 
     Args:
         image_shape: (C, H, W).
@@ -25,6 +25,8 @@ class ContinuousNet(Classifier):
         encoder: name of the image encoder.
         W_embed and others: see Classifier.
     """
+
+    open_end = False  # whether the velocity has no meaning at t = 1, see solve
 
     def __init__(
         self,
@@ -72,7 +74,15 @@ class ContinuousNet(Classifier):
     ) -> Iterator[Tensor]:
         """Yield z (R*B, d) after each of kept_steps(steps), from z_0 and what the images add (R*B, 256)."""
 
-        def velocity(z: Tensor, time_part: Tensor) -> Tensor:
-            return self.block.logits(z, image_part, time_part) @ self.W_embed
+        def velocity(z: Tensor, *terms: Tensor) -> Tensor:
+            return self.velocity(z, image_part, *terms)
 
-        return solve(velocity, lambda t: (self.block.time_part(t),), z, steps, solver)
+        return solve(velocity, lambda t: self.terms(t, steps), z, steps, solver, self.open_end)
+
+    def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
+        """Return dz/dt (B, d) of z (B, d), image_part (B, 256) and the row of `terms` at t."""
+        return self.block.logits(z, image_part, time_part) @ self.W_embed
+
+    def terms(self, t: Tensor, steps: int) -> tuple[Tensor, ...]:
+        """Return what the velocity needs of t (n,), one of so many steps: tensors (n, ...)."""
+        return (self.block.time_part(t),)
