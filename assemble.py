@@ -64,7 +64,7 @@ def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> Tra
     if checkpoint:
         require_known_images(s.checkpoint, checkpoint)
     info = ImageInfo(**checkpoint["info"]) if checkpoint else None
-    where = {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
+    where = _where(s)
     raw = load_images(s.dataset, "train", shape=info.image_shape if info else None, **where)
     if info:
         raw = as_known(raw, info.classes, info.image_shape, "training")
@@ -76,6 +76,11 @@ def load_training(s: Settings, checkpoint: dict | None, streams: Streams) -> Tra
     if checkpoint:
         require_same_images(s.checkpoint, checkpoint, data)
     return data
+
+
+def _where(s: Settings) -> dict[str, object]:
+    """Return what loaders of all parts may want to know."""
+    return {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
 
 
 def require_known_images(path: str, checkpoint: dict) -> None:
@@ -98,8 +103,7 @@ def require_same_images(path: str, checkpoint: dict, data: TrainingData) -> None
 
 def load_test(s: Settings, info: ImageInfo) -> Split:
     """Return the test images on the CPU. Raises UserError where their classes are not those of the training images."""
-    where = {"data_dir": s.data_dir, "image_size": s.image_size, "cache": run_folder(s) / CACHE}
-    raw = load_images(s.dataset, "test", shape=info.image_shape, **where)
+    raw = load_images(s.dataset, "test", shape=info.image_shape, **_where(s))
     raw = as_known(raw, info.classes, info.image_shape, "test")
     return Split(raw.images, raw.labels)
 
@@ -259,6 +263,13 @@ def make_trainer(
         evaluator = make_evaluator(s, model, streams, processes)
         trainer.validate = partial(accuracies_after_epoch, evaluator, data, watched, processes.from_first)
     return trainer
+
+
+def take_up(trainer: Trainer, path: str | None, checkpoint: dict | None) -> None:
+    """Let a trainer go on from a checkpoint, if any. Raises UserError where its state does not fit."""
+    if checkpoint:
+        with reading(f"the checkpoint {path}", "take another one"):
+            trainer.load_state_dict(checkpoint)
 
 
 def features_of(model: Classifier, split: Split) -> torch.Tensor:

@@ -36,9 +36,10 @@ from assemble import (
     make_trainer,
     restored,
     run_folder,
+    take_up,
 )
 from command_line import as_flag
-from errors import UserError, printable, reading
+from errors import UserError, printable
 from evaluate import answer, ask
 from hardware.device import bfloat16_wanted, pick_device, set_numerics
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
@@ -149,13 +150,10 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         folder.enter_context(open_run_folder(run))
     held = held_blocks(s, processes)
     size = expected_size(s, data.info, held, device)
-    before = checkpoint.get("threads") if checkpoint else None
-    set_threads(s.network(data.info.image_shape), s.batch_size, before, processes.from_first)
+    set_threads(s.network(data.info.image_shape), s.batch_size, checkpoint, processes.from_first)
     model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
-    if checkpoint:
-        with reading(f"the checkpoint {s.checkpoint}", "take another one"):
-            trainer.load_state_dict(checkpoint)
+    take_up(trainer, s.checkpoint, checkpoint)
     results = RunResults(run, s, make_evaluator(s, model, streams, processes), trainer.W_embed_start, processes)
     add_callbacks(trainer, s, results, data, stops, board)
     if processes.first:
@@ -163,9 +161,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     with resumable(trainer, run, processes):
         with stops.held():
             trainer.fit(s.epochs, s.early_stopping_patience)
-        if test:
-            trained = trainer.row_of_best()
-            evaluation = results.test(test, trained)
+        evaluation = results.test(test, trainer.row_of_best()) if test else None
         processes.close()
         if not processes.first:
             return
@@ -173,11 +169,11 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         draw_pictures(run)
         if board:
             board.close(trainer.epoch)
-    if test:
-        print(f"tested: the weights of epoch {trained['epoch']} of {trainer.epoch}")
-        print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
-    else:
+    if evaluation is None:
         print(describe_part(run / LAST, s.blocks, s.num_blocks))
+        return
+    print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
+    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
 
 
 def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tuple[Settings, dict | None, dict | None]:
@@ -255,7 +251,7 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     device = use_device(s)
     test = load_tested(s, checkpoint)
     model = restored(s.checkpoint, checkpoint).to(device)
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint.get("threads"))
+    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
         raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
@@ -277,7 +273,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
     files, s = s.predict, adopt(s, given, checkpoint["config"])
     device = use_device(s)
     model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint.get("threads"))
+    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
     channels, height, width = model.info.image_shape
     images = match_channels(decode_images(files, (height, width)), channels)
     streams, how = Streams(s.seed, device), s.ways[-1]

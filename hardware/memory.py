@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hardware.cgroup import group_folders
+
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "allocation_failed")  # torch's wordings
 MOST_CODE = 400 * 2**20  # of files mapped for libraries, torch's above all
 
@@ -82,18 +84,13 @@ def memory_limit(device: torch.device) -> int | None:
     return min(limits, default=None)
 
 
-def _limits_of_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Return the limits of this process' control group and of those around it, of version 1 and 2."""
+def _limits_of_groups(root: Path = Path("/")) -> list[int]:
+    """Return the limits of this process's control groups and of those around them, of version 1 and 2."""
     found = []
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds in ("", "memory"):
-                folder = root / kinds / path.strip("/")
-                for group in (folder, *folder.parents):
-                    for name in ("memory.max", "memory.limit_in_bytes"):
-                        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-                            found.append(int((group / name).read_text()))
+    for folder in group_folders("memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                found.append(int((folder / name).read_text()))
     return found
 
 

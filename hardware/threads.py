@@ -1,4 +1,4 @@
-"""How many OpenMP threads torch works with, how long they wait actively, and the cores that this process may use.
+"""Choose how many OpenMP threads torch works with and how long they wait actively, by the cores that there are to use.
 
 Bits depend on the number of threads, so it follows from the network and the cores, never from the load of the moment.
 Imports no torch, which reads its variables when it is loaded.
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from hardware.cgroup import group_folders
 
 OF_THE_USER = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "MKL_NUM_THREADS")
 FREE = "torch" not in sys.modules and not any(map(os.environ.get, OF_THE_USER))  # nobody else has a number
@@ -26,13 +28,16 @@ def wait_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def set_threads(network: dict, batch_size: int, before: int | None, from_first: Callable = lambda make: make()) -> None:
+def set_threads(
+    network: dict, batch_size: int, checkpoint: dict | None, from_first: Callable = lambda make: make()
+) -> None:
     """Let torch work with as many threads as a step of a network in plain values is worth, where nobody gave a number.
 
-    before: the number of a checkpoint's training, taken over; from_first: gives all ranks the number of the first.
+    checkpoint: its number is taken over, where it knows one. from_first: gives all ranks the number of the first.
     """
     import torch
 
+    before = checkpoint.get("threads") if checkpoint else None
     number = from_first(lambda: choose_threads(before, work_of_step(network["arguments"], batch_size)))
     if FREE and number != torch.get_num_threads():
         torch.set_num_threads(number)
@@ -56,11 +61,8 @@ def work_of_step(arguments: dict, batch_size: int) -> float:
 
     shape = tuple(arguments["image_shape"])
     with suppress(ValueError, KeyError), torch.device("meta"):  # without memory
-        weights = sum(
-            w.numel()
-            for w in make_encoder(arguments.get("encoder") or arguments["frozen_encoder"], shape).parameters()
-            if w.dim() == 4
-        )
+        encoder = make_encoder(arguments.get("encoder") or arguments["frozen_encoder"], shape)
+        weights = sum(w.numel() for w in encoder.parameters() if w.dim() == 4)
         return weights * math.prod(shape[1:]) * batch_size
     return math.inf
 
@@ -81,18 +83,8 @@ def usable_cores() -> int:
 
 
 def cgroup_cores(root: Path = Path("/")) -> float:
-    """Return the least limit, in cores, of this process's cgroups (versions 1 and 2) and those around them; or inf."""
-    least, lines = math.inf, []
-    with suppress(OSError):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
-            top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
-            place = top / path.strip("/")  # in a container it may be the host's, which is not there
-            folders = [place, *place.parents]
-            least = min(least, *map(_limit, folders[: folders.index(top) + 1]))
-    return least
+    """Return the least limit, in cores, of this process's cgroups and those around them; or inf."""
+    return min(map(_limit, group_folders("cpu", root)), default=math.inf)
 
 
 def _limit(folder: Path) -> float:

@@ -55,8 +55,9 @@ def load_encoder(network: Classifier, state: dict[str, Tensor]) -> list[str]:
     """
     blocks = [part.image_path for part in network.networks.values()]
     encoders = [network.encoder] if network.encoder else blocks
-    names = {name.removeprefix("net."): name for name in encoders[0].state_dict()}
-    own = {short: encoders[0].state_dict()[name] for short, name in names.items()}
+    whole = encoders[0].state_dict()
+    names = {name.removeprefix("net."): name for name in whole}
+    own = {short: whole[name] for short, name in names.items()}
     given = {name.removeprefix("module.").removeprefix("net."): value for name, value in state.items()}
     parts = {name.split(".")[0] for name in own}
     passed, missing = sorted(given.keys() - own.keys()), sorted(own.keys() - given.keys())

@@ -1,4 +1,4 @@
-"""What the encoder does without NoProp: T of them, each with a linear layer, trained alone and averaged.
+"""Show what the encoder does without NoProp: T of them, each with a linear layer, trained alone and averaged.
 
 T blocks of NoProp are T networks, and an ensemble is what one would otherwise train for the same work.
 Try: python main.py --method classifier --dataset digits --num-blocks 1

@@ -24,6 +24,8 @@ FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
 # Of an encoder that learns CIFAR-10 in a few epochs; what was tried: docs/encoders.md.
 STRONG = {"encoder": "airbench", "embedding_type": "one-hot", "batch_size": 256, "augment": [], "amp": "auto"}
 STRONG |= {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1}
+STRONG_BLOCKS = STRONG | {"num_blocks": 4, "epochs": 8}
+EPOCHS_OF_BLOCKS = {"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150}
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ METHODS = {
             "blocks",
         )
         + ("embedding_from", "offload_blocks"),
-        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+        epochs=EPOCHS_OF_BLOCKS,
         defaults={"eta": 0.1},
         blocks_alone=True,
-        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "noise_levels": 4, "epochs": 8}},
+        recipes={"fast": FAST, "strong": STRONG_BLOCKS | {"noise_levels": 4}},
     ),
     "ct": Method(
         NoPropNetCT,
@@ -101,17 +103,17 @@ METHODS = {
         title="back-propagation",
         text="the blocks of dt trained end to end",
         settings=("num_blocks", *POSTERIOR),
-        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
-        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "epochs": 8}},
+        epochs=EPOCHS_OF_BLOCKS,
+        recipes={"fast": FAST, "strong": STRONG_BLOCKS},
     ),
     "classifier": Method(
         EnsembleNet,
         title="encoders alone",
         text="T encoders, each with a linear layer, trained as ordinary classifiers and averaged",
         settings=("num_blocks",),
-        epochs={"mnist": 100, "fashion-mnist": 100, "digits": 14, "other": 150},
+        epochs=EPOCHS_OF_BLOCKS,
         defaults={"embedding_type": "one-hot", "eval_runs": 1},
-        recipes={"fast": FAST, "strong": STRONG | {"num_blocks": 4, "epochs": 8}},
+        recipes={"fast": FAST, "strong": STRONG_BLOCKS},
     ),
     "adjoint": Method(
         AdjointNet,

@@ -1,4 +1,4 @@
-"""What a training will take: its parameters, memory and checkpoints, told and weighed before any of it is there."""
+"""Estimate what a training will take: parameters, memory and checkpoints, told and weighed before it is there."""
 
 import math
 from collections import Counter

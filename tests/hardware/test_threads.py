@@ -53,7 +53,10 @@ def test_a_number_is_chosen_once_taken_over_by_continuing_and_has_the_bits_of_th
 
 def test_a_number_that_the_user_or_a_program_around_gave_stays():
     network = {"arguments": {"encoder": "paper", "image_shape": (1, 8, 8)}}
-    call, show = f"import main, torch; main.set_threads({network}, 10**6, 2)", "print(torch.get_num_threads())"
+    call, show = (
+        f"import main, torch; main.set_threads({network}, 10**6, {{'threads': 2}})",
+        "print(torch.get_num_threads())",
+    )
     assert python("-c", f"{call}; {show}", OMP_NUM_THREADS="1") == "1\n"
     assert python("-c", f"import torch; torch.set_num_threads(1); {call}; {show}") == "1\n"
 

@@ -74,15 +74,16 @@ def test_more_than_half_of_the_memory_is_told(monkeypatch):
 
 
 def test_the_smallest_limit_of_the_groups_around_a_process_counts(tmp_path):
-    own = tmp_path / "cgroup"
+    own, groups = tmp_path / "proc/self/cgroup", tmp_path / "sys/fs/cgroup"
+    own.parent.mkdir(parents=True)
     own.write_text("4:memory:/job\n0::/slice/job\n")
     for folder, name, limit in (("slice", "memory.max", "3000"), ("slice/job", "memory.max", "max")):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        (tmp_path / folder / name).write_text(f"{limit}\n")
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory/memory.limit_in_bytes").write_text("5000\n")
-    assert sorted(_limits_of_groups(tmp_path, own)) == [3000, 5000]
-    assert _limits_of_groups(tmp_path, tmp_path / "none") == []
+        (groups / folder).mkdir(parents=True, exist_ok=True)
+        (groups / folder / name).write_text(f"{limit}\n")
+    (groups / "memory").mkdir()
+    (groups / "memory/memory.limit_in_bytes").write_text("5000\n")
+    assert sorted(_limits_of_groups(tmp_path)) == [3000, 5000]
+    assert _limits_of_groups(tmp_path / "none") == []
 
 
 def test_classes_are_told_one_by_one_or_where_they_are_many_by_their_ends():
