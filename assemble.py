@@ -117,7 +117,7 @@ def new_model(
     has no image to be its prototype, and for images that the network cannot take.
     """
     info, train = data.info, data.train
-    arguments = s.network(info.image_shape)["arguments"] | ({"blocks": blocks} if blocks is not None else {})
+    arguments = s.describe_network(info.image_shape)["arguments"] | ({"blocks": blocks} if blocks is not None else {})
     if source:
         W_embed = _embedding_from(s, info, source)
     else:
@@ -289,7 +289,7 @@ def add_callbacks(
 ) -> None:
     """Let a trainer show, save and print its run, and stop at signals."""
     processes, info = results.processes, data.info
-    constants = {"config": s.as_dict(), "info": asdict(info), "network": s.network(info.image_shape)}
+    constants = {"config": s.as_dict(), "info": asdict(info), "network": s.describe_network(info.image_shape)}
     constants |= {"inference": s.inference_of_model, "images": data.fingerprint}
 
     def examples(evaluation: Evaluation, epoch: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import Field, field, fields
 from errors import UserError
 from models.blocks import parse_blocks
 
+NEGATIVE = re.compile(r"-[0-9.]+(e[+-]?[0-9]+)?")  # a number
 MAX_COUNT, MAX_STEPS, MAX_RUNS, MAX_BLOCKS = 10**9, 10**5, 1000, 10**4  # beyond is a slip, and would take all memory
 
 
@@ -91,7 +92,7 @@ class Parser(argparse.ArgumentParser):
         if _same(value, self.defaults[name]):
             return True
         flag, *words = self.words(name, value)
-        if any(word.startswith("-") for word in words):
+        if any(word.startswith("-") and not NEGATIVE.fullmatch(word) for word in words):
             return False  # another flag
         try:
             return _same(vars(self.parse_args([flag, *words])).get(name), value)

@@ -56,13 +56,14 @@ def ask(
     if mirrored is not None:
         two = ask(model, x, generators, see, **how), ask(model, mirrored, generators, **how)
         return Answers(*(None if a is None else (a + b) / 2 for a, b in zip(*two, strict=True)))
-    path = model.denoise(x, generators, **how)
+    path, answering = model.denoise(x, generators, **how), model.answering(**how)
     next(path)  # z_0, mere noise
     total: Tensor | float = 0.0
     for step, (z, weights) in enumerate(path):
         see(step, z, weights)
-        total = None if weights is None else total + weights
-    return Answers(model.log_prob(z).exp(), z, None if total is None else total / (step + 1))
+        if step in answering:
+            total = None if weights is None else total + weights
+    return Answers(model.answer(z, weights), z, None if total is None else total / len(answering))
 
 
 def running_mean(values: Tensor) -> Tensor:
@@ -289,14 +290,14 @@ class Evaluator:
         generators, how = self._generators("examples"), self.quick()
         images = chosen.images[:]
         x = self.model.see(images)
-        path = [z for z, _ in self.model.denoise(x, generators, **how, **self._relay())]
-        p = self.model.log_prob(path[-1]).exp()
+        path = list(self.model.denoise(x, generators, **how, **self._relay()))
+        p = self.model.answer(*path[-1])
         content = {
             "images": images,
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
             "path_class": p[0].argmax(dim=1),
-            "z_path": torch.stack([z[0] for z in path]),
+            "z_path": torch.stack([z[0] for z, _ in path]),
             "W_embed": self.model.W_embed,
             **self.model.curves(),
         }

@@ -150,7 +150,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         folder.enter_context(open_run_folder(run))
     held = held_blocks(s, processes)
     size = expected_size(s, data.info, held, device)
-    set_threads(s.network(data.info.image_shape), s.batch_size, checkpoint, processes.from_first)
+    set_threads(s.describe_network(data.info.image_shape), s.batch_size, checkpoint, processes.from_first)
     model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
     take_up(trainer, s.checkpoint, checkpoint)
@@ -173,7 +173,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         print(describe_part(run / LAST, s.blocks, s.num_blocks))
         return
     print(f"tested: the weights of epoch {trainer.best['epoch']} of {trainer.epoch}")
-    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
+    print_accuracies(evaluation, s.steps_report, s.counted, results.split)
 
 
 def training_settings(s: Settings, given: set[str], processes: OneProcess) -> tuple[Settings, dict | None, dict | None]:
@@ -251,7 +251,7 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     device = use_device(s)
     test = load_tested(s, checkpoint)
     model = restored(s.checkpoint, checkpoint).to(device)
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
+    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
         raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
@@ -263,7 +263,7 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
         print(printable(f"{source}, {len(test)} {s.dataset} {results.split} images; results go to {run}"))
         evaluation = results.test(test, checkpoint)
         draw_pictures(run)
-    print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
+    print_accuracies(evaluation, s.steps_report, s.counted, results.split)
 
 
 def predict_files(s: Settings, given: set[str]) -> None:
@@ -273,7 +273,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
     files, s = s.predict, adopt(s, given, checkpoint["config"])
     device = use_device(s)
     model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
+    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
     channels, height, width = model.info.image_shape
     images = match_channels(decode_images(files, (height, width)), channels)
     streams, how = Streams(s.seed, device), s.ways[-1]

@@ -213,6 +213,7 @@ def _part_rules(s: Settings) -> Rules:
 
 def _model_rules(s: Settings) -> Rules:
     low, high = s.alpha_bar_clip or (0, 0.5)
+    sigmas, transformer = s.noise_range or [0, 1], "belongs to --network vit"
     no_prototype = s.embedding_init == "prototype" and s.embedding_type != "prototype"
     only = METHODS[s.method].defaults.get("embedding_type", s.embedding_type)
     return [
@@ -230,6 +231,9 @@ def _model_rules(s: Settings) -> Rules:
         ("embedding_init", no_prototype, "prototype belongs to --embedding-type prototype"),
         ("posterior_sigma", s.class_probability != "posterior", "belongs to --class-probability posterior"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
+        ("noise_range", len(sigmas) != 2 or not sigmas[0] < sigmas[1], "needs LOW,HIGH"),
+        ("encoder", s.network == "vit", "makes no sense with --network vit, which sees the image itself"),
+        *((name, s.network != "vit", transformer) for name in ("vit_layers", "vit_width", "vit_heads", "vit_patch")),
     ]
 
 

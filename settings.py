@@ -32,6 +32,7 @@ from command_line import (
 from data import AUGMENTATIONS, DATASETS, datasets_with
 from models.encoders import ENCODERS, is_encoder
 from models.methods import METHODS, arguments_for, methods_with
+from models.networks import NETWORKS
 from models.NoProp_CT import LOSSES, SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 from models.solvers import SOLVERS
@@ -84,7 +85,7 @@ def _recipes() -> str:
 def _by_owner(name: str) -> str:
     """Return the defaults of a setting that depend on the method or the data set, in words."""
     owners = {**METHODS, **DATASETS}
-    return ", ".join(f"{owner} {each.defaults[name]}" for owner, each in owners.items() if name in each.defaults)
+    return ", ".join(f"{owner} {show(each.defaults[name])}" for owner, each in owners.items() if name in each.defaults)
 
 
 def _augment() -> str:
@@ -118,7 +119,18 @@ class Settings:
     compare: list | None = setting("method", None, "train several methods, such as dt,backprop,ct,fm, each in a "
         "folder of its own in --checkpoint-dir, and compare them in a table and figures", list_of(one_of(METHODS)),
         metavar="METHOD,...", of_call=True, shapes_blocks=False)
-    num_blocks: int = setting("method", 10, "blocks T", number(int, 1, MAX_BLOCKS), metavar="T")
+    num_blocks: int | None = setting("method", None, "blocks T, or pieces K", number(int, 1, MAX_BLOCKS),
+        shown=lambda: _by_owner("num_blocks"), metavar="T")
+    network: str = setting("method", "noprop", "what is cut into blocks: noprop, the paper's block with a path for the "
+        "noise level, once for each; vit, one transformer; classifier trains it as a whole", choices=NETWORKS)
+    vit_layers: int | None = setting("method", None, "layers of the whole transformer", number(int, 1, 1000),
+        shown="12", metavar="L")
+    vit_width: int | None = setting("method", None, "width of its tokens", number(int, 1, 65536), shown="128",
+        metavar="N")
+    vit_heads: int | None = setting("method", None, "heads of its attention", number(int, 1, 1000), shown="4",
+        metavar="N")
+    vit_patch: int | None = setting("method", None, "side of its patches", number(int, 1, 4096), shown="4",
+        metavar="PIXELS")
     encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block: "
         + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)", encoder_name, metavar="NAME")
     encoder_width: int | None = setting("method", None, "channels at the end of the encoder airbench",
@@ -127,8 +139,9 @@ class Settings:
         "dict), or pretrained: those that timm downloads", place, metavar="PATH|pretrained")
     freeze_encoder: bool = setting("method", False, "train no encoder: one for all blocks, whose features are computed "
         "once and kept in memory")
-    loss: str = setting("method", "squared", "squared, the paper's; or cross-entropy: of u_hat's class weights with "
-        "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES)
+    loss: str | None = setting("method", None, "squared, the paper's; or cross-entropy: of u_hat's class weights with "
+        "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES,
+        shown=lambda: _by_owner("loss"))
     anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed", ON_OFF,
         nargs="?", const=True, metavar="on|off")
     noise_levels: int = setting("method", 1, "noised embeddings for each image in a step, which share its features",
@@ -156,6 +169,12 @@ class Settings:
         shown=lambda: _by_owner("eta"), metavar="ETA")
     flow_sigma: float = setting("noise", 0.1,
         "deviation of z_t around the line from noise to embedding, in units of the embedding", RATE, metavar="S")
+    noise_range: list = setting("noise", [0.002, 80.0], "smallest and largest noise level sigma", list_of(RATE),
+        metavar="LOW,HIGH")
+    p_mean: float = setting("noise", -1.2, "mean of log sigma in training", number(float, -100, 100), metavar="P")
+    p_std: float = setting("noise", 1.2, "deviation of log sigma in training", RATE, metavar="P")
+    overlap: float = setting("noise", 0.1, "power of the ratio of its ends by which a block's range is widened",
+        number(float, 0, 1), metavar="PART")
     stratified_time: bool = setting("noise", False, "spread t evenly over every batch")
 
     epochs: int | None = setting("training", None, "passes over the training images", POSITIVE, shown=_epochs,
@@ -203,8 +222,8 @@ class Settings:
     mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
         "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=USE, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
-        "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
-        "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
+        "most frequent class of the runs; mean: the largest mean probability; ensemble: the largest mean probability "
+        "of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
         shown="sample; with --predict: mean", may_change=USE, shapes_blocks=False)
     eval_split: str = setting("evaluation and prediction", "test", "what is tested: the test images, or, while one "
         "chooses settings, val: the validation split, and the test images are not even read", choices=SPLITS,
@@ -219,12 +238,13 @@ class Settings:
     inference: str = setting("inference", "stochastic",
         "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
         choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
-    steps: list = setting("inference", [1000], "steps of inference (of training too for adjoint); of a list such as "
-        "5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
-        metavar="N,...", may_change=USE)
-    sampler: list = setting("inference", ["ancestral"],
+    steps: list | None = setting("inference", None, "steps of inference (of training too for adjoint); of a list such "
+        "as 5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
+        shown=lambda: _by_owner("steps"), metavar="N,...", may_change=USE)
+    sampler: list | None = setting("inference", None,
         "eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
-        list_of(one_of(SAMPLERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+        list_of(one_of(SAMPLERS)), shown=lambda: _by_owner("sampler"), metavar="NAME,...", may_change=USE,
+        shapes_blocks=False)
     solver: list = setting("inference", ["euler"], "how the ODE (of ct with --sampler ode) is solved: "
         + ", ".join(SOLVERS) + ", or a list; dopri5 takes as many steps as its tolerance needs",
         list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
@@ -273,7 +293,7 @@ class Settings:
         """Return those settings that have a value and whose names are arguments of a function."""
         return arguments_for(function, {name: value for name, value in vars(self).items() if value is not None})
 
-    def network(self, image_shape: Sequence[int]) -> dict:
+    def describe_network(self, image_shape: Sequence[int]) -> dict:
         """Return the network in plain values, as a checkpoint keeps it: method and arguments of its class."""
         derived = {
             "image_shape": list(image_shape),
@@ -298,6 +318,11 @@ class Settings:
         """The ways of inference, as arguments of `denoise`; the last one counts."""
         ways = METHODS[self.method].network.ways
         return ways(**self.arguments(ways))
+
+    @property
+    def counted(self) -> str:
+        """Return what stands on the way of inference: block, step or time."""
+        return "time" if self.num_blocks is None else "step" if self.steps else "block"
 
     @property
     def inference_of_model(self) -> dict:

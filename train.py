@@ -15,9 +15,9 @@ from torch import Tensor
 from data import Batch, Batches
 from hardware.memory import peak_memory, reset_peak_memory
 from models.blocks import split_by_block
+from models.blockwise import BlockwiseNet
 from models.build import check_weights
 from models.classifier import Classifier
-from models.NoProp_DT import NoPropNetDT
 from models.random_streams import Streams
 from optimizers.divergence import check_finite, check_losses
 from optimizers.offload import BlockOffload
@@ -60,7 +60,7 @@ class BlockUpdates:
 
     def __init__(
         self,
-        model: NoPropNetDT,
+        model: BlockwiseNet,
         streams: Streams,
         num_batches: int,
         make_updater: MakeUpdater,

@@ -40,7 +40,7 @@ def epoch_of(candidate: str, count: int, shape: tuple[int, int, int], batch_size
     from rules import parse, settle
 
     flags = ["--num-blocks", "5", "--batch-size", str(batch_size)]
-    set_threads(settle(*parse(flags)).network((shape[2], *shape[:2])), batch_size, None)
+    set_threads(settle(*parse(flags)).describe_network((shape[2], *shape[:2])), batch_size, None)
     reuse_freed_memory()
     trainer = make_benchmark_trainer(count, *flags, shape=shape)
     return {"epoch": lambda: train_epoch(trainer)}

@@ -25,12 +25,14 @@ from figures.inference import (
     inference_steps,
     predictions,
 )
+from figures.noise_ranges import noise_ranges
 from figures.training import learned_schedule, prototypes, schedule, training_curves
 
 FIGURES = {
     "training_curves": training_curves,
     "schedule": schedule,
     "learned_schedule": learned_schedule,
+    "noise_ranges": noise_ranges,
     "denoising_accuracy": denoising_accuracy,
     "inference_steps": inference_steps,
     "calibration": calibration,

@@ -20,10 +20,11 @@ def denoising_accuracy(run: RunFiles) -> Figure | None:
     axes = figure.subplots()
     axes.plot(t, by_z, color=BLUE, marker="o", markersize=4, label="class of $z_t$")
     if len(by_u_hat):
-        axes.plot(t, by_u_hat, color=ORANGE, marker="s", markersize=4, label=r"class of block t's own $\hat u$")
+        axes.plot(t, by_u_hat, color=ORANGE, marker="s", markersize=4, label=r"class of the block's own $\hat u$")
     axes.axhline(100 / len(run.classes), color="grey", linestyle=":", label="chance")
     blocks = run.config["num_blocks"] is not None
-    place = "after block t" if blocks else "time t (0 noise, 1 answer)"
+    counted = "after step" if run.config.get("steps") else "after block t"
+    place = counted if blocks else "time t (0 noise, 1 answer)"
     axes.set(title=f"accuracy on the way, {run.source}", xlabel=place, ylabel="accuracy (%)")
     axes.set_ylim(0, 102)
     if blocks:

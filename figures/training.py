@@ -59,9 +59,10 @@ def training_curves(run: RunFiles) -> Figure | None:
 
 def _block_losses(figure: Figure, loss, denoise, history: list[dict], marker: str | None) -> None:
     epochs, colours = [row["epoch"] for row in history], block_colours(len(history[0]["loss"]))
+    last = [key for key in history[0] if key.startswith("loss_")][-1]
     for axes, key, title in (
-        (loss, "loss", "loss of each block (eq. 8)"),
-        (denoise, "loss_denoise", "its denoising term"),
+        (loss, "loss", "loss of each block"),
+        (denoise, last, f"its term {last.removeprefix('loss_').replace('_', ' ')}"),
     ):
         for t, colour in enumerate(colours, 1):
             values = [row[key][t - 1] for row in history]

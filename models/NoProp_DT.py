@@ -7,16 +7,17 @@ two blocks: gradients stay inside a block, there is no back-propagation between 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from models.blockwise import BlockwiseNet
 from models.classifier import Classifier
 from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
 from models.NoPropBlock import NoPropBlock
 from models.schedules import default_clip, make_alpha_bar, snr, step_coefficients
 
 
-class NoPropNetDT(Classifier):
+class NoPropNetDT(BlockwiseNet):
     """T blocks, the class embeddings W_embed, the linear classifier theta_out and the schedule alpha_bar.
 
     Args:
@@ -35,7 +36,6 @@ class NoPropNetDT(Classifier):
 
     loss_terms = DiffusionLoss._fields
     readouts = (*Classifier.readouts, "ensemble")
-    blocks_answer = True
 
     def __init__(
         self,
@@ -55,33 +55,28 @@ class NoPropNetDT(Classifier):
         learn_theta_out: bool = True,
         blocks: Iterable[int] | None = None,
     ):
-        super().__init__(W_embed, learn_embedding, class_probability, posterior_sigma, learn_theta_out)
-        self.before_block: Callable[[int], None] | None = None  # told which block is about to be used
+        num_classes, embedding_dim = W_embed.shape
+        super().__init__(
+            W_embed,
+            learn_embedding,
+            class_probability,
+            posterior_sigma,
+            learn_theta_out,
+            num_blocks=num_blocks,
+            blocks=blocks,
+            make_block=lambda: NoPropBlock(image_shape, embedding_dim, num_classes, prototype, encoder),
+        )
         self.eta, self.noise_levels = eta, noise_levels
         alpha_bar = make_alpha_bar(schedule, num_blocks, alpha_bar_clip or default_clip(W_embed))
         self._read_levels(alpha_bar)
         self.register_buffer("alpha_bar", alpha_bar.to(W_embed.device))
         self.register_load_state_dict_post_hook(lambda net, _: net._read_levels(net.alpha_bar))
-        num_classes, embedding_dim = W_embed.shape
-        self.held = list(range(1, num_blocks + 1) if blocks is None else blocks)
-        self.blocks = nn.ModuleDict(  # by names, so that block t is blocks.{t-1} whichever others are held
-            {str(t - 1): NoPropBlock(image_shape, embedding_dim, num_classes, prototype, encoder) for t in self.held}
-        )
 
     def _read_levels(self, alpha_bar: Tensor) -> None:
         """Keep as numbers what every step needs of alpha_bar, so that none waits for the device."""
         self.alpha_bar_T = alpha_bar[-1].item()
         gains = self.eta * snr(alpha_bar).diff()  # (T,)
         self.loss_weights = ((len(alpha_bar) - 1) / 2 * gains).tolist()  # T/2 eta (SNR(t) - SNR(t-1)) of eq. 8
-
-    @property
-    def num_blocks(self) -> int:
-        """T."""
-        return len(self.alpha_bar) - 1
-
-    @property
-    def networks(self) -> dict[int, nn.Module]:
-        return {t: self.blocks[str(t - 1)] for t in self.held}
 
     @staticmethod
     def ways(inference: str = "stochastic") -> list[dict]:
@@ -95,18 +90,6 @@ class NoPropNetDT(Classifier):
 
     def times(self, **how) -> list[float]:
         return list(range(1, self.num_blocks + 1))
-
-    def block(self, t: int) -> NoPropBlock:
-        """Return block t = 1..T, which reads z_{t-1}. Raises IndexError for one that is not held."""
-        if t not in self.held:
-            raise IndexError(f"block {t} is none of those held: {self.held} of 1..{self.num_blocks}")
-        if self.before_block is not None:
-            self.before_block(t)
-        return self.blocks[str(t - 1)]
-
-    def shared_parameters(self) -> list[nn.Parameter]:
-        """Return those of theta_out and W_embed that are learned."""
-        return [p for name, p in self.named_parameters() if not name.startswith("blocks.") and p.requires_grad]
 
     def coefficients(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a_t, b_t, c_t of eq. 3 for t = 1..T, scalars."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.class_probability import nearest_log_prob
 from models.continuous import ContinuousNet, draw_times
 from models.diffusion import repeat
 from models.precision import full_precision, weighted_embedding
@@ -104,6 +105,4 @@ class NoPropNetFM(ContinuousNet):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log p(y | z_1), z_1 ~ N(u_y, sigma^2): the nearest embedding has the most. z (..., d) -> (..., m)."""
-        # -|z - u_y|^2 / 2 without its part |z|^2, which is the same for all classes
-        closeness = z @ self.W_embed.T - self.W_embed.square().sum(dim=1) / 2
-        return (closeness / self.flow_sigma**2).log_softmax(dim=-1)
+        return nearest_log_prob(z, self.W_embed, self.flow_sigma)

@@ -24,3 +24,10 @@ def class_log_prob(logits: Tensor, W_embed: Tensor, kind: str = "softmax", sigma
         square = W_embed.square().sum(dim=1) - 2 * y_tilde @ W_embed.T
         return (-square / (2 * (sigma * smallest_distance(W_embed)) ** 2)).log_softmax(dim=-1)
     raise ValueError(f"no class probability {kind!r}: softmax or posterior")
+
+
+def nearest_log_prob(z: Tensor, W_embed: Tensor, sigma: float = 1.0) -> Tensor:
+    """Return log p(y | z) of z ~ N(u_y, sigma^2 I): the nearest embedding has the most. z (..., d) -> (..., m)."""
+    # -|z - u_y|^2 / 2 without its part |z|^2, which is the same for all classes
+    closeness = z @ W_embed.T - W_embed.square().sum(dim=1) / 2
+    return (closeness / sigma**2).log_softmax(dim=-1)

@@ -97,6 +97,10 @@ class Classifier(nn.Module):
         """Return where on the way from noise the z stand that `denoise` yields after z_0."""
         raise NotImplementedError
 
+    def answering(self, **how) -> list[int]:
+        """Return which of `times` give answers of their own to average, where blocks answer: all of them."""
+        return list(range(len(self.times(**how))))
+
     def denoise(
         self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -126,12 +130,16 @@ class Classifier(nn.Module):
             logits = self.class_logits(z)
             return class_log_prob(logits, self.W_embed, self.class_probability, self.posterior_sigma)
 
+    def answer(self, z: Tensor, weights: Tensor | None) -> Tensor:
+        """Return p(y) (..., m) from what `denoise` yields last."""
+        return self.log_prob(z).exp()
+
     @torch.no_grad()
     def sample(self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how) -> Tensor:
         """Return p(y | z) at the end of R inference runs: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
-        for z, _ in self.denoise(x, generators, **how):
-            last = z
-        return self.log_prob(last).exp()
+        for z, weights in self.denoise(x, generators, **how):
+            last = z, weights
+        return self.answer(*last)
 
     @torch.no_grad()
     def predict(self, images: Tensor, runs: int | None = None, seed: int = 0, **how) -> tuple[Tensor, Tensor]:

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.classifier import Classifier
-from models.encoders import make_encoder
+from models.networks import NETWORKS, Shape
 
 
 class Member(nn.Module):
     """An image encoder and a linear layer: x (B, C, H, W) -> logits (B, m)."""
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, encoder: str):
+    def __init__(self, image_path: nn.Module, num_classes: int):
         super().__init__()
-        self.image_path = make_encoder(encoder, image_shape)
-        self.head = nn.Linear(self.image_path.out_features, num_classes)
+        self.image_path = image_path
+        self.head = nn.Linear(image_path.out_features, num_classes)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.head(self.image_path(x, generator))
@@ -32,6 +32,7 @@ class EnsembleNet(Classifier):
     Args:
         W_embed: one-hot.
         image_shape, encoder: as those of NoPropNetDT.
+        network: one of NETWORKS, taken as a whole; vit_*: see Shape.
         num_blocks: T.
     """
 
@@ -39,10 +40,22 @@ class EnsembleNet(Classifier):
     blocks_answer = True
 
     def __init__(
-        self, image_shape: tuple[int, int, int], W_embed: Tensor, *, encoder: str = "paper", num_blocks: int = 1
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        *,
+        encoder: str = "paper",
+        network: str = "noprop",
+        vit_layers: int = 12,
+        vit_width: int = 128,
+        vit_heads: int = 4,
+        vit_patch: int = 4,
+        num_blocks: int = 1,
     ):
         super().__init__(W_embed, learn_embedding=False, learn_theta_out=False)
-        self.blocks = nn.ModuleDict({str(i): Member(image_shape, len(W_embed), encoder) for i in range(num_blocks)})
+        m, sizes = len(W_embed), (vit_layers, vit_width, vit_heads, vit_patch)
+        shape = Shape(tuple(image_shape), m, m, False, encoder, *sizes)
+        self.blocks = nn.ModuleDict({str(i): Member(NETWORKS[network].whole(shape), m) for i in range(num_blocks)})
 
     @property
     def networks(self) -> dict[int, nn.Module]:

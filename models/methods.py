@@ -13,12 +13,15 @@ from torch.optim import Adam, AdamW, Optimizer
 from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.classifier import Classifier
+from models.diffusion_blocks import DiffusionBlocksNet
 from models.ensemble import EnsembleNet
 from models.NoProp_CT import NoPropNetCT
 from models.NoProp_DT import NoPropNetDT
 from models.NoProp_FM import NoPropNetFM
 
 POSTERIOR = ("class_probability", "posterior_sigma")
+OF_BLOCKS = ("num_blocks", "inference", "block_order", "blocks", "offload_blocks")  # that learn alone
+NETWORK = ("network", "vit_layers", "vit_width", "vit_heads", "vit_patch")
 # Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
 FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
 # Of an encoder that learns CIFAR-10 in a few epochs; what was tried: docs/encoders.md.
@@ -59,20 +62,9 @@ METHODS = {
         NoPropNetDT,
         title="NoProp-DT",
         text="NoProp in discrete time",
-        settings=(
-            "num_blocks",
-            "noise_levels",
-            "schedule",
-            "alpha_bar_clip",
-            "eta",
-            *POSTERIOR,
-            "inference",
-            "block_order",
-            "blocks",
-        )
-        + ("embedding_from", "offload_blocks"),
+        settings=(*OF_BLOCKS, "noise_levels", "schedule", "alpha_bar_clip", "eta", *POSTERIOR, "embedding_from"),
         epochs=EPOCHS_OF_BLOCKS,
-        defaults={"eta": 0.1},
+        defaults={"num_blocks": 10, "eta": 0.1},
         blocks_alone=True,
         recipes={"fast": FAST, "strong": STRONG_BLOCKS | {"noise_levels": 4}},
     ),
@@ -82,7 +74,7 @@ METHODS = {
         text="NoProp in continuous time",
         settings=("eta", "loss", "noise_levels", *POSTERIOR, "stratified_time", "steps", "sampler", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 50, "other": 500},
-        defaults={"eta": 1.0},
+        defaults={"eta": 1.0, "loss": "squared", "steps": [1000], "sampler": ["ancestral"]},
         optimizer=Adam,
         recipes={"strong": STRONG | {"loss": "cross-entropy", "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}},
     ),
@@ -92,11 +84,23 @@ METHODS = {
         text="NoProp as flow matching",
         settings=("loss", "anchor", "noise_levels", "flow_sigma", "stratified_time", "steps", "solver"),
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 40, "other": 500},
+        defaults={"loss": "squared", "steps": [1000]},
         optimizer=Adam,
         recipes={
             "strong": STRONG
             | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}
         },
+    ),
+    "diffusionblocks": Method(
+        DiffusionBlocksNet,
+        title="DiffusionBlocks",
+        text="blocks that each own a range of noise, and may be pieces of one network (Shing, Koyama, Akiba)",
+        settings=(*OF_BLOCKS, *NETWORK, "loss", "noise_levels", "noise_range", "p_mean", "p_std", "overlap")
+        + ("steps", "sampler"),
+        epochs=EPOCHS_OF_BLOCKS,
+        defaults={"num_blocks": 3, "loss": "cross-entropy", "steps": [4], "sampler": ["ode"]},
+        blocks_alone=True,
+        recipes={"fast": FAST, "strong": STRONG | {"epochs": 8, "noise_levels": 4}},
     ),
     "backprop": Method(
         BackpropNet,
@@ -104,15 +108,16 @@ METHODS = {
         text="the blocks of dt trained end to end",
         settings=("num_blocks", *POSTERIOR),
         epochs=EPOCHS_OF_BLOCKS,
+        defaults={"num_blocks": 10},
         recipes={"fast": FAST, "strong": STRONG_BLOCKS},
     ),
     "classifier": Method(
         EnsembleNet,
         title="encoders alone",
         text="T encoders, each with a linear layer, trained as ordinary classifiers and averaged",
-        settings=("num_blocks",),
+        settings=("num_blocks", *NETWORK),
         epochs=EPOCHS_OF_BLOCKS,
-        defaults={"embedding_type": "one-hot", "eval_runs": 1},
+        defaults={"num_blocks": 1, "embedding_type": "one-hot", "eval_runs": 1},
         recipes={"fast": FAST, "strong": STRONG_BLOCKS},
     ),
     "adjoint": Method(
@@ -121,6 +126,7 @@ METHODS = {
         text="a neural ODE",
         settings=("steps",),
         epochs={"mnist": 2, "fashion-mnist": 2, "other": 4},
+        defaults={"steps": [1000]},
         recipes={"fast": FAST},
     ),
 }

@@ -18,10 +18,10 @@ from models.NoPropBlock import PrototypePath
 TIME_SIZE = 64
 
 
-def time_embedding(t: Tensor, size: int = TIME_SIZE) -> Tensor:
-    """Return the sinusoidal position embedding of 1000 t: t (n,) in [0, 1] -> (n, size) float32."""
+def sinusoids(t: Tensor, size: int = TIME_SIZE) -> Tensor:
+    """Return the sinusoidal position embedding of t (n,) -> (n, size) float32."""
     frequencies = torch.exp(-math.log(1e4) * torch.arange(size // 2, device=t.device) / (size // 2))
-    angles = 1000 * t.float().unsqueeze(1) * frequencies
+    angles = t.float().unsqueeze(1) * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -37,7 +37,10 @@ class EmbeddingPath(nn.Module):
 
 
 class TimeBlock(nn.Module):
-    """m logits from z (B, d), x (B, C, H, W) and t (B,). Arguments as those of NoPropBlock."""
+    """m logits from z (B, d), x (B, C, H, W) and t (B,).
+
+    Arguments as those of NoPropBlock, and time_scale: by which t is multiplied before its sinusoids are taken.
+    """
 
     def __init__(
         self,
@@ -46,8 +49,10 @@ class TimeBlock(nn.Module):
         num_classes: int,
         prototype: bool = False,
         encoder: str = "paper",
+        time_scale: float = 1000.0,
     ):
         super().__init__()
+        self.time_scale = time_scale
         self.image_path = make_encoder(encoder, image_shape, norm=False)
         self.label_path = PrototypePath(image_shape, norm=False) if prototype else EmbeddingPath(embedding_dim)
         self.time_path = nn.Sequential(nn.Linear(TIME_SIZE, FEATURES), nn.ReLU())
@@ -65,7 +70,10 @@ class TimeBlock(nn.Module):
 
     def time_part(self, t: Tensor) -> Tensor:
         """Return what the time adds to them: t (n,) -> (n, 256)."""
-        return self.time_path(time_embedding(t).to(self.fuse.weight.dtype)) @ self._fuse_weights()[2].T
+        return (
+            self.time_path(sinusoids(self.time_scale * t.float()).to(self.fuse.weight.dtype))
+            @ self._fuse_weights()[2].T
+        )
 
     def logits(
         self, z: Tensor, image_part: Tensor, time_part: Tensor, generator: torch.Generator | None = None

@@ -31,7 +31,6 @@ OTHERS = {
     "block_1": "block 1",
 }  # what a run has of them -> column
 BOARD += [*OTHERS.values(), "time", "machine", "seeds", "commit"]
-SHORT = ["data", "method", "network", "embedding", "paper", "here", "time"]
 MEMORY_COLUMNS = ["data", "method", "paper (GB, share)", "here (MB, share)", "activations (MB)"]
 MEMORY = """\
 A training step of one batch: parameters, moments and the peak above them, and its share of back-propagation's. The
@@ -186,27 +185,21 @@ def _records(found: list[dict]) -> str:
 
 
 def short_table(found: list[dict]) -> str:
-    """Return the table of the README: of each data set, method and network the row that came out best here.
-
-    Where a method was trained on all images, its rows of a part of them are left out.
-    """
-    cells = []
+    """Return the table of the README: a method a line, of each data set and network the best of all images here."""
+    cells: dict[str, dict[str, str]] = {}
     for dataset, name in DATA.items():
-        rows, total = rows_of(found, dataset), IMAGES[dataset].train
-        whole = {row["method"] for _, row in rows if row["runs"][0]["train_images"] == total}
-        rows = [pair for pair in rows if pair[1]["method"] not in whole or pair[1]["runs"][0]["train_images"] == total]
-        for method, encoder in dict.fromkeys((row["method"], network(row)) for _, row in rows):
-            same = (row for _, row in rows if (row["method"], network(row)) == (method, encoder))
-            row = max(same, key=lambda row: accuracy(row)[0])
-            paper = published(dataset, row)
+        total = IMAGES[dataset].train
+        for _, row in rows_of(found, dataset):
+            if row["runs"][0]["train_images"] != total:
+                continue
+            of_method, encoder = cells.setdefault(METHODS[row["method"]].title, {}), network(row)
+            column = f"{name}{'' if encoder == 'paper' else f', {encoder}'}"
             mean, error = accuracy(row)
-            images = row["runs"][0]["train_images"]
-            part = f", {images / total:.0%} of the images" if images != total else ""
-            seconds = sum(run["seconds"] for run in row["runs"]) / len(row["runs"])
-            labels = [name + part, METHODS[method].title, encoder, row["embedding"]]
-            cells.append([*labels, f"{paper:.2f}" if paper else "-", f"{mean:.2f} +- {error:.2f}", _time(seconds)])
-    return markdown_table(SHORT, cells)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+            if mean > float(of_method.get(column, "0").split()[0]):
+                paper = published(dataset, row)
+                of_method[column] = f"{mean:.2f} +- {error:.2f}" + (f" ({paper:.2f})" if paper else "")
+    order = list(DATA.values())
+    found_columns = dict.fromkeys(column for of_method in cells.values() for column in of_method)
+    columns = sorted(found_columns, key=lambda column: (order.index(column.split(",")[0]), "," in column))
+    rows = [[title, *(of_method.get(column, "-") for column in columns)] for title, of_method in cells.items()]
+    return markdown_table(["method", *columns], rows)

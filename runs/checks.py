@@ -35,7 +35,7 @@ def in_todays_form(content: dict) -> dict:
     for state in {id(state): state for state in states if state is not None}.values():  # they may be one and the same
         _take_closed_form_away(state)
     settings = accepted(_todays_settings(content["config"], content["model"]["W_embed"]))
-    network = settings.network(content["info"]["image_shape"])
+    network = settings.describe_network(content["info"]["image_shape"])
     described = {"network": network, "inference": settings.inference_of_model, "config": settings.as_dict()}
     return {**content, **described, "format": FORMAT}
 
@@ -80,7 +80,7 @@ def check_content(content: dict) -> None:
     require(is_number(content["train_seconds"]), "its train_seconds are no number")
     require(is_accuracy(content["val_accuracy"]), "its val_accuracy is no percentage")
     require(all(type(name) is str for name in content["model"]), "the names of its weights are odd")
-    asked, saved = _plain(settings.network(info.image_shape)), _plain(content["network"])
+    asked, saved = _plain(settings.describe_network(info.image_shape)), _plain(content["network"])
     fits = saved["method"] == asked["method"] and saved["arguments"].items() <= asked["arguments"].items()
     require(fits, "its network is not that of its settings")  # a setting that is new since then has its default
     d = {"one-hot": len(info.classes), "learned": settings.embedding_dim, "prototype": math.prod(info.image_shape)}

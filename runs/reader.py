@@ -25,6 +25,7 @@ ARRAYS = (
     *({f"by_runs_{name}": "r", f"calibration_{name}": "3b", f"ece_{name}": ""} for name in ("ensemble", "mean-z")),
     {"alpha_bar": "l", "coefficients": "3k"},
     {"gamma_start": "g", "gamma": "g"},
+    {"noise_density": "4", "noise_ends": "n", "noise_ranges": "k2", "noise_ladder": "i"},
     {"prototypes_start": "mHWC", "prototypes": "mHWC"},
 )
 TEXTS = {"classes", "split", "readout"}
@@ -203,7 +204,7 @@ def _read_examples(path: Path) -> dict[str, np.ndarray]:
 
 def _check_arrays(examples: dict[str, np.ndarray]) -> None:
     """Check that all that is drawn is there, that numbers are finite numbers, and that the sizes fit together."""
-    sizes: dict[str, int] = {"3": 3}
+    sizes: dict[str, int] = {number: int(number) for number in "234"}
     common, *others = ARRAYS
     shapes = common.copy()
     for group in others:

@@ -96,10 +96,10 @@ NOT_THE_PAPERS = {
 }
 
 
-def print_accuracies(result: Evaluation, by_step: bool, by_block: bool, split: str) -> None:
-    """Print the accuracies: by step if asked for (of blocks, or of times), by readout, and the program's last line."""
+def print_accuracies(result: Evaluation, by_step: bool, counted: str, split: str) -> None:
+    """Print the accuracies: by step if asked for (block, step or time), by readout, and the program's last line."""
     if by_step:
-        _print_steps(result, by_block)
+        _print_steps(result, counted)
     readouts = ["sample", *result.by_runs]
     width = max(map(len, readouts)) + 1
     for name in readouts:
@@ -115,12 +115,12 @@ def last_line(mean: float, sem: float, runs: int, split: str = "test") -> str:
     return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
 
 
-def _print_steps(result: Evaluation, by_block: bool) -> None:
-    where = "after block" if by_block else "at time"
+def _print_steps(result: Evaluation, counted: str) -> None:
+    where = f"{'at' if counted == 'time' else 'after'} {counted}"
     print(f"{where:11}   class of z_t" + ("   class of the block's u_hat" if result.per_step_u_hat else ""))
     for step, (t, accuracy) in enumerate(zip(result.times, result.per_step_accuracy, strict=True)):
         u_hat = f"   {result.per_step_u_hat[step]:10.2f} %" if result.per_step_u_hat else ""
-        print(f"{t:11{'d' if by_block else '.3f'}}   {accuracy:10.2f} %{u_hat}")
+        print(f"{t:11{'.3f' if counted == 'time' else 'd'}}   {accuracy:10.2f} %{u_hat}")
 
 
 def parameters_of(s: Settings, model: Classifier) -> dict:

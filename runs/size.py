@@ -67,7 +67,7 @@ def _without_weights(
     s: Settings, image_shape: Sequence[int], num_classes: int, held: Iterable[int] | None
 ) -> Classifier:
     """Return the network on device meta, where it takes no memory."""
-    arguments = s.network(image_shape)["arguments"] | ({"blocks": held} if held is not None else {})
+    arguments = s.describe_network(image_shape)["arguments"] | ({"blocks": held} if held is not None else {})
     dims = {"learned": s.embedding_dim, "one-hot": num_classes, "prototype": math.prod(image_shape)}
     try:
         with torch.device("meta"):
@@ -85,6 +85,9 @@ def _paths(s: Settings, block: nn.Module, image_shape: Sequence[int], images: in
     """Return the features of images, and of prototypes, which are images too; next to these all else is small."""
     x = torch.empty(images, *image_shape, device="meta").to(memory_format=torch.channels_last)
     z = torch.empty(images * runs, math.prod(image_shape), device="meta")
+    if hasattr(block, "embedding_dim"):  # images pass through all of it
+        z = torch.empty(images * runs, block.embedding_dim, device="meta")
+        return [block(z, x, torch.empty(images * runs, device="meta"))]
     paths = {"image_path": x, **({"label_path": z} if s.embedding_type == "prototype" else {})}
     return [getattr(block, name)(images) for name, images in paths.items() if hasattr(block, name)]
 

@@ -91,7 +91,7 @@ def test_settings_of_a_checkpoint_are_refused_or_can_be_used(digits_run):
             outcomes.add("refused")
             return
         outcomes.add("accepted")
-        network = checked.network((1, 8, 8))
+        network = checked.describe_network((1, 8, 8))
         with torch.device("meta"):
             build("dt", torch.empty(10, 10), **network["arguments"] | {"blocks": [1]})
         assert isinstance(adopt(s, set(), changed), Settings)

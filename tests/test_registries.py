@@ -76,7 +76,9 @@ def test_a_method_is_a_network_and_an_entry(tmp_path, monkeypatch, run_main):
     code, _, err = run_main(*SMALL, "--method", "toy", "--num-blocks", 2, "--checkpoint-dir", tmp_path / "none")
     assert (code, err) == (
         2,
-        ["main.py: error: --num-blocks belongs to --method dt or backprop or classifier, not to toy"],
+        [
+            "main.py: error: --num-blocks belongs to --method dt or diffusionblocks or backprop or classifier, not to toy"
+        ],
     )
 
 

@@ -35,11 +35,11 @@ def test_the_page_of_flags_is_made_from_the_settings():
 
 
 TOGETHER = {
-    "--method fm --readout ensemble": "--readout ensemble belongs to --method dt, not to fm",
+    "--method fm --readout ensemble": "--readout ensemble belongs to --method dt or diffusionblocks, not to fm",
     "--readout mean-z": "--readout mean-z belongs to --method fm, not to dt",
     "--eval-split val --val-fraction 0": "--eval-split val needs validation images",
     "--eval-split val --test-every-epoch": "--test-every-epoch looks at the test images",
-    "--method ct --num-blocks 3": "--num-blocks belongs to --method dt or backprop or classifier, not to ct",
+    "--method ct --num-blocks 3": "--num-blocks belongs to --method dt or diffusionblocks or",
     "--method fm --eta 1": "--eta belongs",
     "--method dt --flow-sigma 1": "--flow-sigma belongs",
     "--method backprop --steps 5": "--steps belongs",

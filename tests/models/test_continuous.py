@@ -11,7 +11,7 @@ from models.learned_schedule import LearnedSchedule
 from models.NoProp_CT import NoPropNetCT
 from models.NoProp_FM import NoPropNetFM
 from models.solvers import grid, kept_steps
-from models.time_block import TimeBlock, time_embedding
+from models.time_block import TimeBlock, sinusoids
 
 WAYS = [("ancestral", "euler", 200), ("ode", "euler", 1000), ("ode", "heun", 100), ("ode", "dopri5", 50)]
 
@@ -220,7 +220,7 @@ def test_the_parts_of_a_block_add_up_to_a_plain_network(prototype):
     d = 64 if prototype else 5
     block = TimeBlock(SHAPE, d, 4, prototype).eval()
     z, x, t = torch.randn(6, d), torch.randn(6, *SHAPE), torch.rand(6)
-    features = [block.image_path(x), block.label_path(z), block.time_path(time_embedding(t))]
+    features = [block.image_path(x), block.label_path(z), block.time_path(sinusoids(1000 * t))]
     expected = block.head(block.fuse(torch.cat(features, dim=1)).relu())
     torch.testing.assert_close(block(z, x, t), expected, rtol=1e-4, atol=1e-5)
     assert not [part for part in block.modules() if isinstance(part, nn.BatchNorm1d)]

@@ -1,0 +1,201 @@
+"""DiffusionBlocks: K blocks that each learn alone to denoise class embeddings in a range of noise of their own.
+
+Between NoProp's discrete time, one noise level a block, and continuous time, all levels in one network. The blocks may
+be the pieces of one network that is cut. Shing, Koyama and Akiba, ICLR 2026, arXiv 2506.14202.
+Try: python main.py --method diffusionblocks --dataset digits
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.blockwise import BlockwiseNet
+from models.class_probability import nearest_log_prob
+from models.classifier import Classifier
+from models.diffusion import repeat
+from models.networks import NETWORKS, Shape
+from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, step_towards
+from models.precision import weighted_embedding
+from models.solvers import kept_steps
+
+LADDER_SHOWN = 20  # steps of the ladder in the figure
+
+
+class DiffusionBlocksNet(BlockwiseNet):
+    """K blocks and the class embeddings, whose rows count by their direction alone (|u_y| = 1).
+
+    Args:
+        image_shape, prototype, encoder, learn_embedding, noise_levels, blocks: as those of NoPropNetDT.
+        num_blocks: K.
+        network: what the blocks are, one of NETWORKS; vit_*: see Shape, layers are those of all blocks together.
+        loss: cross-entropy of softmax(logits), or squared error of u_hat, for fixed embeddings.
+        noise_range: smallest and largest sigma; p_mean, p_std: of log sigma.
+        overlap: see NoiseDensity.ranges.
+    """
+
+    readouts = (*Classifier.readouts, "ensemble")
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        W_embed: Tensor,
+        *,
+        learn_embedding: bool = False,
+        prototype: bool = False,
+        encoder: str = "paper",
+        network: str = "noprop",
+        vit_layers: int = 12,
+        vit_width: int = 128,
+        vit_heads: int = 4,
+        vit_patch: int = 4,
+        num_blocks: int = 3,
+        loss: str = "cross-entropy",
+        noise_levels: int = 1,
+        noise_range: Sequence[float] = (0.002, 80.0),
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        overlap: float = 0.1,
+        blocks: Iterable[int] | None = None,
+    ):
+        if loss == "squared" and learn_embedding:
+            raise ValueError("the squared error would make learned embeddings all the same: take --loss cross-entropy")
+        sizes = vit_layers, vit_width, vit_heads, vit_patch
+        shape = Shape(tuple(image_shape), W_embed.shape[1], len(W_embed), prototype, encoder, *sizes)
+        super().__init__(
+            W_embed,
+            learn_embedding,
+            learn_theta_out=False,
+            num_blocks=num_blocks,
+            blocks=blocks,
+            make_block=lambda: NETWORKS[network].piece(shape, num_blocks),
+        )
+        self.kind, self.noise_levels = loss, noise_levels
+        self.loss_terms = ("cross_entropy" if loss == "cross-entropy" else "denoise",)
+        self.density = NoiseDensity(*noise_range, p_mean, p_std)
+        self.ranges = self.density.ranges(num_blocks, overlap)
+        middles = torch.tensor([low * high for low, high in self.ranges], device="cpu").sqrt()
+        self.loss_weights = c_out(middles).pow(-2).tolist()
+
+    @staticmethod
+    def ways(
+        steps: Sequence[int] = (4,), sampler: Sequence[str] = ("ode",), inference: str = "stochastic"
+    ) -> list[dict]:
+        """Return a way of inference for each sampler and number of steps."""
+        start = {"stochastic": inference == "stochastic"}
+        return [{"sampler": name, "steps": n, **start} for name in sampler for n in steps]
+
+    @property
+    def u(self) -> Tensor:
+        """The class embeddings (m, d), of length 1: learned ones cannot drown the noise by growing."""
+        return F.normalize(self.W_embed, dim=1)
+
+    def shown_steps(self, steps: int) -> list[int]:
+        """Return the steps 1..N after which z is shown: some evenly spread, the first, and the last of each block."""
+        return sorted({1, *kept_steps(steps), *self._last_steps(steps)})
+
+    def _last_steps(self, steps: int) -> set[int]:
+        """Return the last step of each block that takes any."""
+        taken = {block_of_step(i, steps, self.num_blocks): i + 1 for i in range(steps)}
+        return set(taken.values())
+
+    def times(self, steps: int = 4, **how) -> list[float]:
+        return self.shown_steps(steps)
+
+    def answering(self, steps: int = 4, **how) -> list[int]:
+        shown, last = self.shown_steps(steps), self._last_steps(steps)
+        return [i for i, step in enumerate(shown) if step in last]
+
+    def curves(self) -> dict[str, Tensor]:
+        """Return the density's low, high, mean and deviation, the ends of the blocks' ranges, and wider ones."""
+        density = self.density
+        return {
+            "noise_density": torch.tensor([density.low, density.high, density.mean, density.std]),
+            "noise_ends": density.even(self.num_blocks),
+            "noise_ranges": torch.tensor(self.ranges),
+            "noise_ladder": density.ladder(LADDER_SHOWN),
+        }
+
+    def loss(
+        self, t: int, x: Tensor, y: Tensor, noise: torch.Generator | None = None, drop: torch.Generator | None = None
+    ) -> tuple[Tensor]:
+        """Return the loss of block t at noise levels drawn from its range, weighted by 1 / c_out^2.
+
+        x (B, C, H, W), y (B,) int64. M noised embeddings of an image share its features.
+        """
+        y = repeat(y, self.noise_levels)
+        sigma = self.density.draw(len(y), *self.ranges[t - 1], noise, y.device)  # (M B,) float64
+        return (self.loss_at(t, x, y, sigma, c_out(sigma).pow(-2), noise, drop),)
+
+    def loss_at(
+        self,
+        t: int,
+        x: Tensor,
+        y: Tensor,
+        sigma: Tensor,
+        weight: Tensor,
+        noise: torch.Generator | None = None,
+        drop: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the loss of block t at given noise levels with given weights: y, sigma and weight (M B,)."""
+        u = self.u
+        eps = torch.empty_like(u[y]).normal_(generator=noise)
+        z = u[y] + sigma.unsqueeze(1).to(u.dtype) * eps
+        logits = self.block(t)(c_in(sigma).unsqueeze(1).to(u.dtype) * z, x, c_noise(sigma), drop)
+        if self.kind == "cross-entropy":
+            each = F.cross_entropy(logits.to(u.dtype), y, reduction="none")
+        else:
+            each = (weighted_embedding(logits, u) - u[y]).square().sum(dim=1)  # summed over d
+        return (weight.to(u.dtype) * each).mean()
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        x: Tensor,
+        generators: Sequence[torch.Generator | None] = (None,),
+        steps: int = 4,
+        sampler: str = "ode",
+        stochastic: bool = True,
+        relay: Callable[[int, Tensor], None] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Carry noise to an answer down the ladder of N steps; yields (z, u_hat's class weights) at shown_steps.
+
+        z / sqrt(1 + sigma^2), NoProp's z, is (R, B, d), the weights softmax(logits) are (R, B, m). The last step ends
+        at u_hat itself. Not stochastic: from z = 0, without noise. sampler: ode, or ancestral, which is eq. 3. relay:
+        see NoPropNetDT.denoise.
+        """
+        runs, batch, m, u = len(generators), len(x), len(self.W_embed), self.u
+        ladder, shown, ancestral = self.density.ladder(steps).tolist(), self.shown_steps(steps), sampler == "ancestral"
+        start = self.noise(generators, batch) if stochastic else torch.zeros(runs, batch, u.shape[1], device=x.device)
+        z = math.sqrt(1 + self.density.high**2) * start
+        yield start, torch.full((runs, batch, m), 1 / m, device=x.device)
+        parts: dict = {}
+        for i, (sigma, lower) in enumerate(zip(ladder, ladder[1:], strict=False)):
+            t = block_of_step(i, steps, self.num_blocks)
+            weights = torch.empty(runs * batch, m, device=x.device)
+            if t in self.held:
+                if t not in parts:  # once for the steps and runs of the block
+                    parts = {t: self._parts(t, x, runs, ladder)}
+                images, times = parts[t]
+                scaled = c_in(torch.tensor(sigma)).item() * z.flatten(0, 1)
+                weights = self.block(t).logits(scaled, images, times[i]).to(u.dtype).softmax(dim=1)  # (R*B, m)
+            if relay is not None:
+                relay(t, weights)
+            eps = self.noise(generators, batch) if stochastic and ancestral and lower > 0 else None
+            z = step_towards(z, (weights @ u).view_as(z), sigma, lower, eps, noise=float(ancestral))
+            if i + 1 in shown:
+                yield z / math.sqrt(1 + lower**2), weights.view(runs, batch, m)
+
+    def _parts(self, t: int, x: Tensor, runs: int, ladder: list[float]) -> tuple[Tensor, Tensor]:
+        """Return what block t computes once: of the images, for R runs, and of the noise levels of the steps."""
+        sigma = torch.tensor(ladder[:-1], dtype=torch.float64, device=x.device)
+        return repeat(self.block(t).image_part(x), runs), self.block(t).time_part(c_noise(sigma))
+
+    def answer(self, z: Tensor, weights: Tensor) -> Tensor:
+        return weights
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log p(y | z) where z = u_y + eps: the nearest embedding has the most. z (..., d) -> (..., m)."""
+        return nearest_log_prob(z, self.u)
