@@ -37,6 +37,7 @@ class EnsembleNet(Classifier):
 
     loss_terms = ("cross_entropy",)
     blocks_answer = True
+    denoises = False
 
     def __init__(
         self, image_shape: tuple[int, int, int], W_embed: Tensor, *, encoder: str = "paper", num_blocks: int = 1
