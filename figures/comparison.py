@@ -100,7 +100,7 @@ def accuracy_over(
         axes.set_xlim(left=0)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, [label for label, _, _ in lines])
+    legend_below(figure)
     return with_grid(figure, axes)
 
 

@@ -5,7 +5,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import BLUE, COLOURS, GREEN, ORANGE, RED, reliability, short_names, show_image, with_grid
+from figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    ORANGE,
+    RED,
+    legend_columns,
+    reliability,
+    short_names,
+    show_image,
+    with_grid,
+)
 from runs.reader import RunFiles
 
 MOST_NAMES = 25  # class names beside their embeddings
@@ -65,7 +76,7 @@ def _wrong_by_runs(axes: Axes, e: dict[str, np.ndarray], series: list[tuple[str,
         style = "--" if name == "vote" else "-"  # which often lies on the mean
         axes.plot(range(1, len(wrong) + 1), wrong, color=colour, linestyle=style, label=label, **look)
     most = max(line.get_ydata().max() for line in axes.lines)
-    axes.set_ylim(0, max(1.25 * most, min(10, images)))
+    axes.set_ylim(0, max(min(1.25 * most, 1.05 * images), min(10, images)))
     axes.set(xlabel="inference runs R", ylabel=f"wrong of {images} images", title="wrong answers by number of runs")
     share = axes.secondary_yaxis("right", functions=(lambda n: 100 * n / images, lambda part: part * images / 100))
     share.set_ylabel("wrong (%)")
@@ -195,7 +206,8 @@ def denoising_path(run: RunFiles) -> Figure | None:
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
     title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
     figure.suptitle(f"{title}\n{run.source}, one inference run")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    columns = legend_columns(figure, axes.get_legend_handles_labels()[1], most=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns)
     return with_grid(figure, axes)
 
 

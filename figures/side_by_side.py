@@ -41,7 +41,7 @@ def curves_of_runs(runs: list[RunFiles]) -> Figure:
     accuracy_by_time.set(xlabel="seconds of training")
     accuracy_by_time.set_xlim(left=0)
     figure.suptitle(_title(runs))
-    legend_below(figure, labels)
+    legend_below(figure)
     return with_grid(figure, *figure.axes)
 
 

@@ -22,6 +22,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E0
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 STYLES = ("-", "--", ":", "-.")
 FORMATS = ("png", "pdf", "svg")
+DPI = 110
 
 
 def block_colours(num_blocks: int) -> list:
@@ -88,12 +89,18 @@ def _columns(text: str) -> int:
     return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
-def legend_below(figure: Figure, labels: list[str]) -> None:
-    """Add one legend of what has a label below all panels, in as many columns as fit."""
+def legend_columns(figure: Figure, labels: list[str], most: int = 4) -> int:
+    """Return in how many columns a legend with these labels fits on the page."""
     letters = max(len(line) for label in labels for line in label.split("\n"))
-    columns = int(figure.get_figwidth() / (0.6 + 0.09 * letters))  # inches: of line and gap, and of a letter
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=max(1, min(4, columns)))
+    return max(
+        1, min(most, int(figure.get_figwidth() / (0.6 + 0.09 * letters)))
+    )  # inches: of line and gap, of a letter
+
+
+def legend_below(figure: Figure) -> None:
+    """Add one legend below all panels, of what has a label in the first."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(figure, labels))
 
 
 def with_grid(figure: Figure, *all_axes) -> Figure:
@@ -124,5 +131,5 @@ def reliability(axes, lines: list[tuple]) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format, of FORMATS, that the ending of the path says."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=110)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=DPI)
     write_atomic(path, lambda file: file.write(buffer.getvalue()))

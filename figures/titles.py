@@ -9,6 +9,7 @@ from matplotlib.text import Text
 from figures.style import plain
 from runs.reader import RunFiles
 
+WIDTH = 0.88  # of the page, that a title may take: at another resolution letters are up to a tenth wider
 MOST_LINES = 3  # of a title: its letters shrink before it gets more
 SMALLEST = 6  # points
 DOLLAR = r"\$", "\0"  # written as two letters that no line may break apart
@@ -23,7 +24,7 @@ def name_run(figure: Figure, run: RunFiles) -> None:
 def fit_titles(figure: Figure) -> None:
     """Break and shrink titles that are wider than their place: the page, or the column of a panel."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    page = 0.97 * figure.bbox.width
+    page = WIDTH * figure.bbox.width
     for axes in figure.axes:
         place = axes.get_subplotspec()
         share = len(place.colspan) / place.get_gridspec().ncols if place else 1
