@@ -51,7 +51,10 @@ def draw_together(folders: list[Path], path: Path) -> list[Path]:
     with fonts_for([name for run in runs for name in (run.name, run.dataset)]):
         figure = curves_of_runs(runs)
         fit_titles(figure)
-        save_figure(figure, path)
+        try:
+            save_figure(figure, path)
+        except OSError as error:
+            raise UserError(f"--out {path} cannot be written ({error.strerror}): name another place") from error
     return [path]
 
 
@@ -72,7 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folder of a run, such as checkpoints_run")
     parser.add_argument("--format", choices=FORMATS, help="of the figures of a run (default: png)")
-    endings = ", ".join(f".{name}" for name in FORMATS)
+    endings = " or ".join(f".{name}" for name in FORMATS)
     parser.add_argument("--out", metavar="FILE", type=Path, help=f"the picture of several runs; it ends in {endings}")
     args = parser.parse_args(argv)
     if args.out is None and len(args.runs) > 1:
