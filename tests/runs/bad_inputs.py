@@ -187,7 +187,7 @@ RUN_FILES = {
     "a picture of a run that has only begun": Case(
         lambda b: [*b.run_copy(HISTORY, "[]"), b.run, "--out", b.folder / "x.png"], "no finished epoch"
     ),
-    "a picture in an unknown format": Case(lambda b: [b.run, b.run, "--out", b.folder / "x.bmp"], ".png or .pdf or .svg"),
+    "a picture in an unknown format": Case(lambda b: [b.run, b.run, "--out", b.folder / "x.bmp"], ".png or .pdf"),
     "a picture of several runs without a name": Case(lambda b: [b.run, b.run], "--out"),
     "pictures in an unknown format": Case(lambda b: [b.run, "--format", "bmp"], "--format"),
     "evaluation into the folder of another training": Case(
