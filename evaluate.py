@@ -281,8 +281,9 @@ class Evaluator:
     def examples(self, split: Split) -> dict[str, np.ndarray]:
         """Return some images spread over a split, with what the model makes of them: material for the pictures.
 
-        images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, z_path (1 + steps shown, E, d)
-        of the first run and path_class (E,) that it ends in, W_embed (m, d), classes (m,), and the model's curves.
+        images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, W_embed (m, d), classes (m,),
+        the model's curves, and where it denoises z_path (1 + steps shown, E, d) of the first run and path_class (E,)
+        that it ends in.
         """
         self.model.eval()
         count = min(EXAMPLES, len(split))
@@ -296,11 +297,11 @@ class Evaluator:
             "images": images,
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
-            "path_class": p[0].argmax(dim=1),
-            "z_path": torch.stack([z[0] for z, _ in path]),
             "W_embed": self.model.W_embed,
             **self.model.curves(),
         }
+        if self.model.denoises:
+            content |= {"path_class": p[0].argmax(dim=1), "z_path": torch.stack([z[0] for z, _ in path])}
         arrays = {name: value.detach().cpu().numpy() for name, value in content.items()}
         return {**arrays, "classes": np.array(self.model.info.classes)}
 

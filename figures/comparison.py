@@ -5,7 +5,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import COLOURS, reliability, save_figure, with_grid
+from figures.style import COLOURS, STYLES, legend_below, plain, reliability, save_figure, with_grid
+from figures.titles import fit_titles
 from runs.files import write_atomic, write_json
 from runs.reader import RunFiles, finished_run
 from runs.tables import markdown_table
@@ -60,10 +61,11 @@ def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
     write_atomic(folder / "compare.md", lambda file: file.write(text.encode()))
     write_json(folder / "compare.json", {"rows": rows})
     paths = [(row["method"], row["method"], [row["path"]]) for row in rows]
-    split = rows[0]["split"]
-    title = f"{dataset}: {split} accuracy over training time, a dot for each epoch"
+    split, names = rows[0]["split"], plain(f"comparison {folder.resolve().name}, data set {dataset}")
+    title = f"{names}\n{split} accuracy over training time, a dot for each epoch"
     accuracy = accuracy_over(paths, title, rows[0]["readout"], split=split)
-    for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, f"{dataset}, {split} images"))):
+    for name, figure in (("accuracy", accuracy), ("calibration", calibration(rows, f"{names}, {split} images"))):
+        fit_titles(figure)
         save_figure(figure, folder / f"compare_{name}.png")
     print(f"\n{text}\nwritten: compare.md, compare.json, compare_accuracy.png, compare_calibration.png in {folder}")
 
@@ -87,18 +89,18 @@ def accuracy_over(
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     for i, (label, group, paths) in enumerate(lines):
         again, colour = divmod(numbers[group], len(COLOURS))
-        style = ("-", "--", ":", "-.")[(groups[:i].count(group) + again) % 4]
+        style = STYLES[(groups[:i].count(group) + again) % len(STYLES)]
         look = {"color": COLOURS[colour], "linestyle": style, "marker": "o", "markersize": 3}
         for path in paths:
             axes.plot(path[by], path[f"{split}_accuracy"], label=label if path is paths[0] else None, **look)
     x = {"seconds": "seconds of training", "epoch": "epoch"}[by]
-    axes.set(xlabel=x, ylabel=f"{split} accuracy (%), readout {readout}", title=title)
+    figure.suptitle(title)
+    axes.set(xlabel=x, ylabel=f"{split} accuracy (%), readout {readout}")
     if by == "seconds":
         axes.set_xlim(left=0)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    longest = max(len(label) for label, _, _ in lines)
-    figure.legend(loc="outside lower center", ncols=4 if longest <= 30 else 2 if longest <= 50 else 1)
+    legend_below(figure)
     return with_grid(figure, axes)
 
 
@@ -108,5 +110,5 @@ def calibration(rows: list[dict], source: str) -> Figure:
     axes = figure.subplots()
     signs = zip(rows, COLOURS, "os^vDP", strict=False)
     reliability(axes, [(row["method"], row["bins"], row["ece"], colour, sign) for row, colour, sign in signs])
-    axes.set_title(f"{source}: calibration of the runs' mean probability")
+    figure.suptitle(f"{source}\ncalibration of the runs' mean probability")
     return with_grid(figure, axes)

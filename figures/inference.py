@@ -5,15 +5,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import BLUE, COLOURS, GREEN, ORANGE, RED, reliability, short_names, show_image, with_grid
+from figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    ORANGE,
+    RED,
+    legend_columns,
+    reliability,
+    short_names,
+    show_image,
+    with_grid,
+)
 from runs.reader import RunFiles
 
 MOST_NAMES = 25  # class names beside their embeddings
 
 
 def denoising_accuracy(run: RunFiles) -> Figure | None:
-    """Draw accuracy on the way from noise to the answer."""
-    if run.examples is None:
+    """Draw accuracy on the way from noise to the answer, of methods that have one."""
+    if run.examples is None or "z_path" not in run.examples:
         return None
     by_z, by_u_hat, t = (run.examples[name] for name in ("per_step_accuracy", "per_step_u_hat", "times"))
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -25,8 +36,8 @@ def denoising_accuracy(run: RunFiles) -> Figure | None:
     blocks = run.config["num_blocks"] is not None
     counted = "after step" if run.config.get("steps") else "after block t"
     place = counted if blocks else "time t (0 noise, 1 answer)"
-    axes.set(title=f"accuracy on the way, {run.source}", xlabel=place, ylabel="accuracy (%)")
-    axes.set_ylim(0, 102)
+    figure.suptitle(f"accuracy on the way from noise, {run.source}")
+    axes.set(xlabel=place, ylabel="accuracy (%)", ylim=(0, 102))
     if blocks:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
@@ -34,26 +45,45 @@ def denoising_accuracy(run: RunFiles) -> Figure | None:
 
 
 def calibration(run: RunFiles) -> Figure | None:
-    """Draw a reliability diagram of the runs' mean probability and vote share; accuracy by the number of runs."""
+    """Draw a reliability diagram of what the runs say together; how many of their answers are wrong by their number.
+
+    A single run has neither votes nor a mean: the second panel is left out.
+    """
     if run.examples is None or "ece_mean" not in run.examples:
         return None
     e = run.examples
     runs = len(e["by_runs_vote"])
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    diagram, by_runs = figure.subplots(1, 2)
-    series = [("mean", "mean probability", BLUE, "o"), ("vote", "share of votes", ORANGE, "s")]
-    more = [("ensemble", "ensemble of u_hat", GREEN, "^"), ("mean-z", "mean of z", GREEN, "^")]
-    series += [each for each in more if f"ece_{each[0]}" in e]
-    for name, label, colour, sign in series:
-        by_runs.plot(range(1, runs + 1), e[f"by_runs_{name}"], color=colour, marker=sign, markersize=4, label=label)
+    series = [("mean", "mean probability" if runs > 1 else "probability", BLUE, "o")]
+    series += [("ensemble", "ensemble of u_hat", GREEN, "^")] if "ece_ensemble" in e else []
+    if runs > 1:
+        series += [("vote", "share of votes", ORANGE, "s")]
+        series += [("mean-z", "mean of z", GREEN, "^")] if "ece_mean-z" in e else []
+    figure = Figure(figsize=(11 if runs > 1 else 5.5, 5.2), layout="constrained")
+    diagram, *more = np.ravel(figure.subplots(1, 1 + (runs > 1)))
     lines = [(label, e[f"calibration_{name}"], e[f"ece_{name}"], colour, sign) for name, label, colour, sign in series]
     reliability(diagram, lines)
-    diagram.set_title(f"calibration over {runs} runs")
-    by_runs.set(xlabel="inference runs R", ylabel="accuracy (%)", title="accuracy by number of runs")
-    by_runs.xaxis.set_major_locator(MaxNLocator(integer=True))
-    by_runs.legend(loc="lower right")
+    diagram.set_title(f"calibration over {runs} runs" if runs > 1 else "calibration of a run")
+    for axes in more:
+        _wrong_by_runs(axes, e, series)
     figure.suptitle(run.source)
-    return with_grid(figure, diagram, by_runs)
+    return with_grid(figure, diagram, *more)
+
+
+def _wrong_by_runs(axes: Axes, e: dict[str, np.ndarray], series: list[tuple[str, str, str, str]]) -> None:
+    """Draw how many images are wrong, from 0 on: one image more or less looks as small as it is."""
+    images = max(1, round(e["calibration_mean"][0].sum()))
+    for name, label, colour, sign in series:
+        wrong, look = images * (1 - e[f"by_runs_{name}"] / 100), {"marker": sign, "markersize": 4}
+        style = "--" if name == "vote" else "-"  # which often lies on the mean
+        axes.plot(range(1, len(wrong) + 1), wrong, color=colour, linestyle=style, label=label, **look)
+    most = max(line.get_ydata().max() for line in axes.lines)
+    axes.set_ylim(0, max(min(1.25 * most, 1.05 * images), min(10, images)))
+    axes.set(xlabel="inference runs R", ylabel=f"wrong of {images} images", title="wrong answers by number of runs")
+    share = axes.secondary_yaxis("right", functions=(lambda n: 100 * n / images, lambda part: part * images / 100))
+    share.set_ylabel("wrong (%)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right")
 
 
 def inference_steps(run: RunFiles) -> Figure | None:
@@ -71,7 +101,7 @@ def inference_steps(run: RunFiles) -> Figure | None:
     figure = Figure(figsize=(1.5 + 5.5 * len(panels), 4.5), layout="constrained")
     for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         _by_steps(axes, lines, *panel)
-    source = f"{run.config['method']}, {run.config['dataset']} {run.split} images"
+    source = f"{run.config['method']}, {run.dataset} {run.split} images"
     figure.suptitle(f"by the number of inference steps, {source}")
     figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return with_grid(figure, *figure.axes)
@@ -113,25 +143,26 @@ def confusion_matrix(run: RunFiles) -> Figure | None:
             value = share[true, predicted]
             colour = "black" if value > 50 else "white"
             axes.text(predicted, true, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=7)
-    title = f"confusion, {run.source}, readout {run.examples['readout']}"
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    figure.suptitle(f"confusion, {run.source}, readout {run.examples['readout']}")
+    axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
 def predictions(run: RunFiles) -> Figure | None:
-    """Draw some images with the predicted class and its probability; wrong ones are framed and name the true class."""
+    """Draw some images with the predicted class and its probability, first the wrong ones, framed, with their class."""
     if run.examples is None:
         return None
     e = run.examples
-    names = short_names(run.classes)
+    names, right = short_names(run.classes), e["probabilities"].argmax(axis=1) == e["labels"]
     columns, rows = 6, -(-len(e["images"]) // 6)
     figure = Figure(figsize=(2.1 * columns, 2.45 * rows + 0.5), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
-    for axes, image, label, p in zip(figure.axes, e["images"], e["labels"], e["probabilities"], strict=False):
+    for axes, i in zip(figure.axes, np.argsort(right, kind="stable"), strict=False):
+        label, p = e["labels"][i], e["probabilities"][i]
         predicted = p.argmax()
         text, colour = f"{names[predicted]}  {100 * p[predicted]:.1f} %", "black"
-        show_image(axes, image)
+        show_image(axes, e["images"][i])
         if predicted != label:
             text, colour = f"{text}\nWRONG: is {names[label]}", RED
             axes.axis("on")
@@ -139,13 +170,16 @@ def predictions(run: RunFiles) -> Figure | None:
             for spine in axes.spines.values():
                 spine.set(edgecolor=RED, linewidth=3)
         axes.set_title(text, fontsize=9, color=colour)
-    figure.suptitle(f"predicted class and mean probability of the inference runs, {run.source}")
+    several = len(e.get("by_runs_vote", ())) > 1
+    said = "predicted class and its " + ("mean probability over the inference runs" if several else "probability")
+    wrong = f"{np.sum(~right)} wrong, shown first" if not right.all() else "none wrong"
+    figure.suptitle(f"{said}\n{len(right)} of the {run.source}, {wrong}")
     return figure
 
 
 def denoising_path(run: RunFiles) -> Figure | None:
     """Draw z_t of some images from noise to answer, on the first two principal components of the class embeddings."""
-    if run.examples is None:
+    if run.examples is None or "z_path" not in run.examples:
         return None
     from sklearn.decomposition import PCA
 
@@ -173,7 +207,8 @@ def denoising_path(run: RunFiles) -> Figure | None:
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
     title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
     figure.suptitle(f"{title}\n{run.source}, one inference run")
-    figure.legend(loc="outside lower center", ncols=2)
+    columns = legend_columns(figure, axes.get_legend_handles_labels()[1], most=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns)
     return with_grid(figure, axes)
 
 

@@ -20,6 +20,9 @@ from runs.files import write_atomic
 # Okabe and Ito's colours, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+STYLES = ("-", "--", ":", "-.")
+FORMATS = ("png", "pdf", "svg")
+DPI = 110
 
 
 def block_colours(num_blocks: int) -> list:
@@ -54,12 +57,25 @@ def short_names(names: list[str]) -> list[str]:
     return [text if shown.count(text) == 1 else f"{y}: {short[y]}" for y, text in enumerate(shown)]
 
 
+def plain(text: str) -> str:
+    """Return a text as matplotlib may show it: no mathematics, code points for letters without a font."""
+    return _joined(_letters(text, lacking(printable(text))))
+
+
 def _short(name: str, missing: set[str]) -> str:
-    """Return a class name as matplotlib may show it: no mathematics. The middle of a long one goes: ends differ."""
-    letters = [f" U+{ord(letter):04X} " if letter in missing else letter for letter in printable(name)]
+    """Return a class name as matplotlib may show it. The middle of a long one goes: ends differ."""
+    letters = _letters(name, missing)
     start, end = _fitting(letters, 5), _fitting(letters[::-1], 8)
     if start + end < len(letters) and _columns("".join(letters)) > 14:
         letters[start:-end] = "…"
+    return _joined(letters)
+
+
+def _letters(text: str, missing: set[str]) -> list[str]:
+    return [f" U+{ord(letter):04X} " if letter in missing else letter for letter in printable(text)]
+
+
+def _joined(letters: list[str]) -> str:
     return " ".join("".join(letters).split()).replace("$", r"\$")
 
 
@@ -71,6 +87,20 @@ def _fitting(letters: list[str], columns: int) -> int:
 def _columns(text: str) -> int:
     """Return how wide a text is in Latin letters."""
     return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def legend_columns(figure: Figure, labels: list[str], most: int = 4) -> int:
+    """Return in how many columns a legend with these labels fits on the page."""
+    letters = max(len(line) for label in labels for line in label.split("\n"))
+    return max(
+        1, min(most, int(figure.get_figwidth() / (0.6 + 0.09 * letters)))
+    )  # inches: of line and gap, of a letter
+
+
+def legend_below(figure: Figure) -> None:
+    """Add one legend below all panels, of what has a label in the first."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(figure, labels))
 
 
 def with_grid(figure: Figure, *all_axes) -> Figure:
@@ -90,7 +120,6 @@ def reliability(axes, lines: list[tuple]) -> None:
         count, confidence, accuracy = np.asarray(bins)
         filled = count > 0
         points = 100 * confidence[filled], 100 * accuracy[filled]
-        axes.plot(*points, color=colour, linewidth=0.8, alpha=0.6)
         size = 12 + 250 * count[filled] / count.sum()
         axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {error:.1f} %")
     axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
@@ -100,7 +129,7 @@ def reliability(axes, lines: list[tuple]) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a figure in the format, of FORMATS, that the ending of the path says."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=DPI)
     write_atomic(path, lambda file: file.write(buffer.getvalue()))

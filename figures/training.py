@@ -1,36 +1,48 @@
 """Figures of a training: its curves, its noise schedule, its prototypes."""
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.style import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    ORANGE,
-    RED,
-    block_colourbar,
-    block_colours,
-    short_names,
-    show_image,
-    with_grid,
-)
+from figures.losses import block_losses, whole_losses
+from figures.style import BLUE, GREEN, ORANGE, RED, short_names, show_image, with_grid
 from runs.reader import RunFiles
 
 
 def training_curves(run: RunFiles) -> Figure | None:
-    """Draw loss and denoising term of every block, accuracies and learning rate over the epochs."""
+    """Draw loss, its terms, accuracies and learning rate over the epochs.
+
+    What would show nothing new has no panel: the term of a loss that has one alone, and a rate that never changes.
+    """
     if not run.history:
         return None
-    epochs = [row["epoch"] for row in run.history]
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (loss, denoise), (accuracy, rate) = figure.subplots(2, 2, sharex=True)
-    marker = "o" if len(epochs) < 30 else None
+    rates = [row["learning_rate"] for row in run.history]
+    terms = [name for name in run.history[0] if name.startswith("loss_")]
+    names = ["loss", *["terms"] * (len(terms) > 1), "accuracy", *["rate"] * (len(set(rates)) > 1)]
+    rows = [names] if len(names) == 2 else [names[:2], [names[2], names[-1]]]
+    figure = Figure(figsize=(11.5, 1 + 4.2 * len(rows)), layout="constrained")
+    panels = figure.subplot_mosaic(rows)
+    look = {"marker": "o" if len(rates) < 30 else None, "markersize": 3}
     if len(run.history[0]["loss"]) > 1 or run.config.get("block_order"):
-        _block_losses(figure, loss, denoise, run.history, marker)
+        block_losses(figure, panels["loss"], panels.get("terms"), run, terms, **look)
     else:
-        _whole_losses(loss, denoise, run.history, marker)
+        whole_losses(panels["loss"], panels.get("terms"), run, terms, **look)
+    _accuracies(panels["accuracy"], run)
+    if "rate" in panels:
+        panels["rate"].step(range(1, len(rates) + 1), rates, where="mid", color=GREEN, **look)
+        panels["rate"].set(title="learning rate at the start of the epoch", ylabel="learning rate")
+        panels["rate"].set_ylim(bottom=0)
+    else:
+        figure.suptitle(f"learning rate {rates[0]:g} at the start of every epoch", fontsize=10)
+    for axes in panels.values():
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return with_grid(figure, *panels.values())
+
+
+def _accuracies(axes: Axes, run: RunFiles) -> None:
+    """Draw the accuracies on training, validation and test images, as far as they were measured."""
     shown = (
         ("train_accuracy", "training images", ORANGE, "s"),
         ("val_accuracy", "validation images", BLUE, "o"),
@@ -39,48 +51,13 @@ def training_curves(run: RunFiles) -> Figure | None:
     for key, label, colour, sign in shown:
         points = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
         if points:
-            accuracy.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
-    readout = run.config["readout"]
-    accuracy.set(title=f"accuracy by denoising (readout {readout})", xlabel="epoch", ylabel="accuracy (%)")
-    if accuracy.lines:
-        accuracy.legend()
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
+    axes.set(title=f"accuracy (readout {run.config['readout']})", ylabel="accuracy (%)")
+    if axes.lines:
+        axes.legend()
     else:
-        accuracy.text(0.5, 0.5, "none: the blocks were trained apart", ha="center", transform=accuracy.transAxes)
-        accuracy.set_yticks([])
-    rate.step(
-        epochs, [row["learning_rate"] for row in run.history], where="mid", color=GREEN, marker=marker, markersize=4
-    )
-    rate.set(title="learning rate at the start of the epoch", xlabel="epoch", ylabel="learning rate")
-    rate.set_ylim(bottom=0)
-    for axes in (accuracy, rate):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return with_grid(figure, loss, denoise, accuracy, rate)
-
-
-def _block_losses(figure: Figure, loss, denoise, history: list[dict], marker: str | None) -> None:
-    epochs, colours = [row["epoch"] for row in history], block_colours(len(history[0]["loss"]))
-    last = [key for key in history[0] if key.startswith("loss_")][-1]
-    for axes, key, title in (
-        (loss, "loss", "loss of each block"),
-        (denoise, last, f"its term {last.removeprefix('loss_').replace('_', ' ')}"),
-    ):
-        for t, colour in enumerate(colours, 1):
-            values = [row[key][t - 1] for row in history]
-            axes.plot(epochs, values, color=colour, linewidth=1, marker=marker, markersize=3)
-        axes.set(title=title, ylabel="mean over the epoch (log scale)", yscale="log")
-    block_colourbar(figure, [loss, denoise], len(colours))
-
-
-def _whole_losses(loss, terms, history: list[dict], marker: str | None) -> None:
-    epochs = [row["epoch"] for row in history]
-    names = [key for key in history[0] if key.startswith("loss_")]
-    loss.plot(epochs, [row["loss"][0] for row in history], color=BLUE, marker=marker, markersize=4)
-    loss.set(title="loss", ylabel="mean over the epoch (log scale)", yscale="log")
-    for name, colour in zip(names, COLOURS, strict=False):
-        label = name.removeprefix("loss_").replace("_", " ")
-        terms.plot(epochs, [row[name][0] for row in history], color=colour, marker=marker, markersize=4, label=label)
-    terms.set(title="its terms", ylabel="mean over the epoch (log scale)", yscale="log")
-    terms.legend()
+        axes.text(0.5, 0.5, "none: the blocks were trained apart", ha="center", transform=axes.transAxes)
+        axes.set_yticks([])
 
 
 def schedule(run: RunFiles) -> Figure | None:

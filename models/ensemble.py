@@ -38,6 +38,7 @@ class EnsembleNet(Classifier):
 
     loss_terms = ("cross_entropy",)
     blocks_answer = True
+    denoises = False
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ RUN_FILES = ("config.json", "results.json", "best_model.pt", "last.pt", "last_pr
 FOLDERS = ("logs", "plots", "tensorboard")
 LOCK = ".lock"
 UNFINISHED = [f".{name}.tmp" for name in (*RUN_FILES, "checkpoint_epoch_*.pt")]  # see checkpoint.write_atomic
-UNFINISHED += ["logs/.training_history.json.tmp", "logs/.examples.npz.tmp", "plots/.*.png.tmp"]
+UNFINISHED += ["logs/.training_history.json.tmp", "logs/.examples.npz.tmp", "plots/.*.tmp"]
 
 
 @contextmanager

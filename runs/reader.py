@@ -17,9 +17,10 @@ MAX_EXAMPLES = 2**31  # bytes, unpacked
 MAX_IMAGES = 100  # pictures of a run have 24
 # What examples.npz holds, with shapes: a letter is a size, the same in all arrays. All have the first group.
 ARRAYS = (
-    {"images": "EHWC", "labels": "E", "probabilities": "Em", "path_class": "E", "z_path": "sEd", "W_embed": "md"}
+    {"images": "EHWC", "labels": "E", "probabilities": "Em", "W_embed": "md"}
     | {"classes": "m", "confusion": "mm", "split": "", "epoch": "", "readout": ""}
     | {"times": "t", "per_step_accuracy": "t", "per_step_u_hat": "u"},
+    {"path_class": "E", "z_path": "sEd"},  # of methods that denoise
     {"by_runs_vote": "r", "by_runs_mean": "r", "calibration_vote": "3b", "calibration_mean": "3b"}
     | {"ece_vote": "", "ece_mean": ""},
     *({f"by_runs_{name}": "r", f"calibration_{name}": "3b", f"ece_{name}": ""} for name in ("ensemble", "mean-z")),
@@ -29,6 +30,7 @@ ARRAYS = (
     {"prototypes_start": "mHWC", "prototypes": "mHWC"},
 )
 TEXTS = {"classes", "split", "readout"}
+OWN_IMAGES = ("folder", "npz")  # data sets whose name does not say which images they are
 NEEDED_RESULTS = {"method", "dataset", "seed", "readout", "per_run", "by_inference", "epoch"}
 SHOWN_SETTINGS = {"method": (str,), "dataset": (str,), "epochs": (int,), "seed": (int,), "readout": (str,)}
 SHOWN_SETTINGS |= {"embedding_type": (str,), "num_blocks": (int, type(None)), "eval_runs": (int,)}
@@ -47,7 +49,23 @@ class RunFiles(NamedTuple):
     @property
     def source(self) -> str:
         """Return where the examples are from, in words."""
-        return f"{self.config['dataset']} {self.examples['split']} images, epoch {self.examples['epoch']}"
+        return f"{self.dataset} {self.examples['split']} images, epoch {self.examples['epoch']}"
+
+    @property
+    def name(self) -> str:
+        """Return the end of the folder's path, by which its user knows the run."""
+        return "/".join(self.folder.resolve().parts[-2:])
+
+    @property
+    def dataset(self) -> str:
+        """Return what was learned; of own images with the name of their place."""
+        name, place = self.config["dataset"], Path(str(self.config.get("data_dir", ""))).name
+        return f"{name} {place}" if name in OWN_IMAGES else name
+
+    def mean_of(self, loss: str) -> list[float]:
+        """Return a loss, or a term of it, by epoch: the mean over the blocks of which it is known, NaN without any."""
+        known = [[value for value in row[loss] if value is not None] for row in self.history]
+        return [sum(values) / len(values) if values else math.nan for values in known]
 
     @property
     def best_epoch(self) -> int:
@@ -215,7 +233,7 @@ def _check_arrays(examples: dict[str, np.ndarray]) -> None:
         require(array.ndim == len(letters) and all(fits), f"its {name} does not fit the other arrays")
         text, is_text = name in TEXTS, array.dtype.kind == "U"
         require(text == is_text and (text or np.isfinite(array).all()), f"its {name} is odd")
-    for name in ("labels", "path_class"):
+    for name in {"labels", "path_class"} & examples.keys():
         y = examples[name]
         require(y.dtype.kind == "i" and (y >= 0).all() and (y < sizes["m"]).all(), f"its {name} is odd")
     require(sizes["C"] in (1, 3) and sizes["E"] > 0, "its images are odd")

@@ -89,7 +89,7 @@ def weights(run, name="last.pt"):
 
 
 def call(words: list, encoding: str = "utf-8") -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of main.py, or of visualize.py for a path alone."""
+    """Return exit code, stdout and stderr of main.py, or of visualize.py where a path comes first."""
     program = visualize if isinstance(words[0], Path) else main
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

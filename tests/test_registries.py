@@ -74,12 +74,8 @@ def test_a_method_is_a_network_and_an_entry(tmp_path, monkeypatch, run_main):
     assert net.eta == 3.0 and net.linear.weight.any() and net(torch.rand(3, *SHAPE)).shape == (3, 10)
     assert run_main("--evaluate", "--checkpoint", tmp_path / "best_model.pt")[0] == 0
     code, _, err = run_main(*SMALL, "--method", "toy", "--num-blocks", 2, "--checkpoint-dir", tmp_path / "none")
-    assert (code, err) == (
-        2,
-        [
-            "main.py: error: --num-blocks belongs to --method dt or diffusionblocks or backprop or classifier, not to toy"
-        ],
-    )
+    owners = "dt or diffusionblocks or backprop or classifier"
+    assert (code, err) == (2, [f"main.py: error: --num-blocks belongs to --method {owners}, not to toy"])
 
 
 class ToyEncoder(nn.Module):

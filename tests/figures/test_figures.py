@@ -5,14 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import train
+from matplotlib.text import Text
 
 from errors import UserError
 from figures import FIGURES
 from figures.comparison import accuracy_over
-from figures.style import short_names
+from figures.inference import calibration, predictions
+from figures.style import DPI, short_names
 from figures.training import training_curves
 from runs.reader import RunFiles, read_run
-from visualize import draw_run, main
+from visualize import draw_figures, draw_run, main
 
 NAMES = set(FIGURES)
 OTHERS = {"prototypes", "learned_schedule", "inference_steps"}  # of other runs: test_main, test_methods
@@ -50,10 +53,89 @@ def test_curves_of_fifty_blocks_without_validation(digits_run):
 def test_a_test_after_every_epoch_has_its_curve(digits_run):
     run = read_run(digits_run)
     rows = [{**row, "test_accuracy": 50 + row["epoch"]} for row in run.history]
-    lines = training_curves(run._replace(history=rows)).axes[2].lines
+    lines = panel(training_curves(run._replace(history=rows)), "accuracy").lines
     curves = {line.get_label(): list(line.get_ydata()) for line in lines}
     assert curves["test images"] == [50 + row["epoch"] for row in run.history]
-    assert "test images" not in [line.get_label() for line in training_curves(run).axes[2].lines]
+    assert "test images" not in [line.get_label() for line in panel(training_curves(run), "accuracy").lines]
+
+
+def panel(figure, title):
+    """Return the panel whose title begins so, None without one."""
+    return next((axes for axes in figure.axes if axes.get_title().startswith(title)), None)
+
+
+def test_a_learning_rate_that_never_changes_is_told_in_words_and_any_other_is_drawn(digits_run):
+    run = read_run(digits_run)
+    flat = training_curves(run)
+    assert (
+        panel(flat, "learning rate") is None
+        and flat.get_suptitle() == "learning rate 0.001 at the start of every epoch"
+    )
+    rows = [{**row, "learning_rate": rate} for row, rate in zip(run.history, (0.004, 0.001), strict=True)]
+    changed = panel(training_curves(run._replace(history=rows)), "learning rate")
+    assert list(changed.lines[0].get_ydata()) == [0.004, 0.001]
+
+
+def test_the_terms_of_the_loss_have_their_meaning_in_the_legend(digits_run):
+    texts = panel(training_curves(read_run(digits_run)), "its terms").get_legend().get_texts()
+    assert [text.get_text().split(":\n")[1].split(" (")[0] for text in texts] == [
+        r"how far $\hat u$ is from the embedding of the class",
+        "how badly $z$ tells the class",
+        "how far $z_0$ is from mere noise",
+    ]
+
+
+def test_wrong_predictions_come_first(digits_run):
+    run = read_run(digits_run)
+    labels = run.examples["probabilities"].argmax(axis=1)
+    labels[[7, 20]] = (labels[[7, 20]] + 1) % 10
+    figure = predictions(run._replace(examples={**run.examples, "labels": labels}))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert ["WRONG" in title for title in titles] == [True] * 2 + [False] * 22
+    assert "2 wrong, shown first" in figure.get_suptitle()
+
+
+def test_an_image_more_or_less_is_small_beside_the_axis_of_wrong_answers(digits_run):
+    run = read_run(digits_run)
+    one_less = 100 * np.array([359, 358, 359, 359, 359]) / 360
+    changed = {name: one_less for name in run.examples if name.startswith("by_runs_")}
+    axes = calibration(run._replace(examples={**run.examples, **changed})).axes[1]
+    assert list(axes.lines[0].get_ydata().round(6)) == [1, 2, 1, 1, 1] and axes.get_ylim() == (0, 10)
+
+
+def test_a_method_without_noise_has_no_picture_of_noise(tmp_path):
+    flags = "--dataset digits --method classifier --train-size 64 --epochs 1 --num-blocks"
+    folder = train(tmp_path / "run", *flags.split(), 1)
+    figures = dict(draw_figures(folder))
+    assert figures.keys() == {"training_curves", "calibration", "confusion_matrix", "predictions"}
+    texts = [text.get_text() for figure in figures.values() for text in figure.findobj(Text)]
+    said = [text for text in texts if not text.startswith("run ")]  # the folder's name holds that of the test
+    assert [text for text in said if any(word in text for word in ("nois", "z_", "block", "runs"))] == []
+
+
+def test_nothing_leaves_the_page_however_long_the_names(digits_run, tmp_path):
+    folder = tmp_path / ("a folder with $x_1$ in its name " * 7) / ("without_a_space_" * 15)
+    shutil.copytree(digits_run, folder, ignore=shutil.ignore_patterns("*.pt", "plots"))
+    examples = dict(np.load(folder / "logs" / "examples.npz"))
+    names = [f"{'rose' * 30} {y} of the family {y % 3} with a $name$" for y in range(10)]
+    labels = (examples["labels"] + 1) % 10  # every title names two classes
+    np.savez(folder / "logs" / "examples.npz", **{**examples, "classes": np.array(names), "labels": labels})
+    for name, figure in draw_figures(folder):
+        figure.set_dpi(DPI)  # as it is saved
+        figure.draw_without_rendering()
+        lowest, highest = figure.get_tightbbox().get_points()
+        assert (lowest >= 0).all() and (highest <= figure.get_size_inches()).all(), name
+        assert all(
+            part in figure.get_supxlabel().replace("\n", "") for part in ("without_a_space_", "method dt", "digits")
+        )
+
+
+def test_the_pictures_of_a_run_in_another_format(digits_run, tmp_path):
+    shutil.copytree(digits_run / "logs", tmp_path / "logs", ignore=shutil.ignore_patterns("*.npz"))
+    shutil.copy(digits_run / "config.json", tmp_path)
+    assert main([str(tmp_path), "--format", "pdf"]) == 0
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["training_curves.pdf"]
+    assert (tmp_path / "plots" / "training_curves.pdf").read_bytes().startswith(b"%PDF")
 
 
 def made_run(accuracies, patience=0, **results):

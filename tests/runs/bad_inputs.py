@@ -182,6 +182,14 @@ RUN_FILES = {
     ),
     "a million examples": Case(lambda b: b.with_examples(images=np.zeros((10**6, 1, 1, 1), np.uint8)), "images"),
     "examples of other classes": Case(lambda b: b.with_examples(classes=np.array(["a", "b"])), "damaged"),
+    "a picture of one run": Case(lambda b: [b.run, "--out", b.folder / "x.png"], "name two"),
+    "a picture of a run and of none": Case(lambda b: [b.run, b.folder, "--out", b.folder / "x.png"], "config.json"),
+    "a picture of a run that has only begun": Case(
+        lambda b: [*b.run_copy(HISTORY, "[]"), b.run, "--out", b.folder / "x.png"], "no finished epoch"
+    ),
+    "a picture in an unknown format": Case(lambda b: [b.run, b.run, "--out", b.folder / "x.bmp"], ".png or .pdf"),
+    "a picture of several runs without a name": Case(lambda b: [b.run, b.run], "--out"),
+    "pictures in an unknown format": Case(lambda b: [b.run, "--format", "bmp"], "--format"),
     "evaluation into the folder of another training": Case(
         lambda b: ["--evaluate", "--checkpoint", b.model, "--checkpoint-dir", b.file("other/last.pt").parent], "another"
     ),

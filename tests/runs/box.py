@@ -20,7 +20,7 @@ END = struct.Struct("<4sQHHIIQQQQ4sIQI4sHHHHIIH")
 
 
 class Case(NamedTuple):
-    """make(box) makes the input and returns the call: the flags of main.py, or [Path] for visualize.py."""
+    """make(box) makes the input and returns the call: the flags of main.py, or [Path, ...] for visualize.py."""
 
     make: Callable[["Box"], list]
     words: str
