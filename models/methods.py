@@ -24,6 +24,9 @@ OF_BLOCKS = ("num_blocks", "inference", "block_order", "blocks", "offload_blocks
 NETWORK = ("network", "vit_layers", "vit_width", "vit_heads", "vit_patch")
 # Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
 FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}
+# For images like those of CIFAR-10 in minutes on a GPU; what was tried: docs/recipes.md.
+LONG = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "batch_size": 512, "amp": "auto", "epochs": 60}
+LONG_WHOLE = LONG | {"lr": 0.002, "batch_size": 256, "weight_decay": 0.0}
 # Of an encoder that learns CIFAR-10 in a few epochs; what was tried: docs/encoders.md.
 STRONG = {"encoder": "airbench", "embedding_type": "one-hot", "batch_size": 256, "augment": [], "amp": "auto"}
 STRONG |= {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1}
@@ -66,7 +69,7 @@ METHODS = {
         epochs=EPOCHS_OF_BLOCKS,
         defaults={"num_blocks": 10, "eta": 0.1},
         blocks_alone=True,
-        recipes={"fast": FAST, "strong": STRONG_BLOCKS | {"noise_levels": 4}},
+        recipes={"fast": FAST, "long": LONG | {"noise_levels": 4}, "strong": STRONG_BLOCKS | {"noise_levels": 4}},
     ),
     "ct": Method(
         NoPropNetCT,
@@ -76,7 +79,10 @@ METHODS = {
         epochs={"mnist": 100, "fashion-mnist": 100, "cifar100": 1000, "digits": 50, "other": 500},
         defaults={"eta": 1.0, "loss": "squared", "steps": [1000], "sampler": ["ancestral"]},
         optimizer=Adam,
-        recipes={"strong": STRONG | {"loss": "cross-entropy", "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}},
+        recipes={
+            "long": LONG_WHOLE | {"noise_levels": 16, "epochs": 50},
+            "strong": STRONG | {"loss": "cross-entropy", "weight_decay": 0.0, "noise_levels": 4, "epochs": 12},
+        },
     ),
     "fm": Method(
         NoPropNetFM,
@@ -87,8 +93,9 @@ METHODS = {
         defaults={"loss": "squared", "steps": [1000]},
         optimizer=Adam,
         recipes={
+            "long": LONG_WHOLE | {"noise_levels": 4},
             "strong": STRONG
-            | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12}
+            | {"anchor": True, "flow_sigma": 0.01, "weight_decay": 0.0, "noise_levels": 4, "epochs": 12},
         },
     ),
     "diffusionblocks": Method(
@@ -109,7 +116,7 @@ METHODS = {
         settings=("num_blocks", *POSTERIOR),
         epochs=EPOCHS_OF_BLOCKS,
         defaults={"num_blocks": 10},
-        recipes={"fast": FAST, "strong": STRONG_BLOCKS},
+        recipes={"fast": FAST, "long": LONG | {"lr": 0.002}, "strong": STRONG_BLOCKS},
     ),
     "classifier": Method(
         EnsembleNet,

@@ -18,7 +18,7 @@ from runs.reader import RunFiles, read_run
 from visualize import draw_figures, draw_run, main
 
 NAMES = set(FIGURES)
-OTHERS = {"prototypes", "learned_schedule", "inference_steps"}  # of other runs: test_main, test_methods
+OTHERS = {"prototypes", "learned_schedule", "noise_ranges", "inference_steps"}  # of other runs: test_main, test_methods
 
 
 def test_a_training_draws_all_pictures(digits_run):
