@@ -16,7 +16,7 @@ def memory_of_training(trainer: Trainer) -> dict[str, int]:
     train_epoch(trainer)  # now the optimizers have their states
     device = trainer.streams.device
     indices = torch.arange(len(trainer.batches.split), device=device)
-    block = [1] if isinstance(trainer.updates, BlockUpdates) else []
+    block = trainer.model.held[:1] if isinstance(trainer.updates, BlockUpdates) else []
 
     def forward():
         batch = trainer.batches.batch(indices, 0, 0)

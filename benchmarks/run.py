@@ -232,6 +232,26 @@ def memory(device: str, quick: bool) -> dict:
     return {"rows": rows}
 
 
+def pieces(device: str, quick: bool) -> dict:
+    """Time and measure a training step of a transformer of 12 layers as a whole, and of one of its K pieces alone."""
+    whole = ["--method", "classifier", "--num-blocks", "1"]
+    cases = {"whole": whole} | {
+        f"K = {k}": ["--method", "diffusionblocks", "--num-blocks", str(k), "--blocks", "1"] for k in (1, 2, 3, 4, 6)
+    }
+    flags = ["--embedding-type", "one-hot", "--network", "vit"]
+    trainers = {name: make_benchmark_trainer(BATCH, *flags, *more, device=device) for name, more in cases.items()}
+    sizes = {name: memory_of_training(trainer) for name, trainer in trainers.items()}
+    steps = {name: partial(train_epoch, trainer) for name, trainer in trainers.items()}
+    seconds = in_turn(steps, rounds=2 if quick else 5)
+    print("\n| transformer of 12 layers | parameters, M | step, ms | activations, MB | in all, MB | whole / this |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, size in sizes.items():
+        cells = [f"{size['kept'] / 12e6:.2f}", f"{1e3 * seconds[name]:.0f}"]
+        cells += [f"{size[part] / 1e6:,.0f}" for part in ("activations", "total")]
+        print(f"| {name} | {' | '.join(cells)} | {sizes['whole']['total'] / size['total']:.2f} |")
+    return {name: {"step": seconds[name], **size} for name, size in sizes.items()}
+
+
 def steps_of_inference(device: str, quick: bool) -> dict:
     """1000 steps with the image features computed once, and again at every step (measured for a few steps)."""
     images, steps, few = (200, 100, 2) if quick else (2000, 1000, 4)
@@ -293,6 +313,7 @@ SECTIONS = {
     "inference": inference,
     "steps": steps_of_inference,
     "memory": memory,
+    "pieces": pieces,
     "growth": growth,
 }
 

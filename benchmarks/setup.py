@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import torch
 
-from assemble import make_trainer, new_model
+from assemble import held_blocks, make_trainer, new_model
 from data import training_data
 from hardware.device import set_numerics
 from hardware.memory import reuse_freed_memory
 from loaders import RawImages
-from models.methods import METHODS
 from models.random_streams import Streams
 from rules import parse, settle
 from runs.process import OneProcess
@@ -37,8 +36,7 @@ def make_benchmark_trainer(
     streams = Streams(s.seed, device)
     data = training_data(raw, 0, streams)
     processes = processes or OneProcess()
-    held = processes.deal(range(1, s.num_blocks + 1)) if METHODS[s.method].blocks_alone else None
-    model = new_model(s, data, streams, held).to(device)
+    model = new_model(s, data, streams, held_blocks(s, processes)).to(device)
     model.train()
     return make_trainer(s, model, data, streams, processes)
 
