@@ -81,6 +81,8 @@ class Parser(argparse.ArgumentParser):
         """Return the words of a command line that give a setting this value."""
         if value is True or value == []:
             return [as_flag(name)]
+        if value is False:
+            return [as_flag(name), "off"]
         words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
         if name in self.several:
             return [as_flag(name), *words]
