@@ -49,7 +49,7 @@ from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
-from runs.folder import open_run_folder
+from runs.folder import FLAGS, open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
 from runs.place import find_temporary_folder, prepare_output, several_processes
@@ -316,7 +316,7 @@ def compare(s: Settings, given: set[str]) -> None:
     for method, own in known.items():
         settle(*parse(tokens({"method": method, **own})))  # what one of them refuses is told before any is trained
     with open_run_folder(folder):
-        same_flags(folder / "flags.json", flags)
+        same_flags(folder / FLAGS, flags)
         for method, own in known.items():
             if finished_run(folder / method):
                 print(f"{method}: done already in {folder / method}", flush=True)

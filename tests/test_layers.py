@@ -91,6 +91,11 @@ def test_every_file_of_the_house_has_a_layer_and_every_layer_its_file():
     assert sum(map(len, LAYERS)) == len(LEVELS) and len(list(ROOT.glob("*.py"))) <= 10
 
 
+def test_what_is_installed_is_the_house():
+    text = (ROOT / "pyproject.toml").read_text().partition("py-modules = [")[2].partition("]")[0]
+    assert set(text.replace('"', "").replace(",", "").split()) == {path.stem for path in ROOT.glob("*.py")}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_no_import_points_upwards(module):
     levels = {name: level_of(name) for name in imports_of(module) if level_of(name) is not None}

@@ -3,19 +3,23 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from conftest import ROOT, train
 from helpers import assert_equal, weights
 from pictures import make_folder
 from PIL import Image
 
+from errors import UserError
 from figures import FIGURES
+from runs.command import main as command
+from runs.folder import open_run_folder
 
 ONE_HOT = ["--dataset", "digits", "--embedding-type", "one-hot"]
 LAST_LINE = re.compile(r"test accuracy: \d+\.\d\d \+- \d+\.\d\d % \(\d+ runs\)")
@@ -158,14 +162,43 @@ def test_a_checkpoint_of_before_the_stratified_split_is_used_but_not_trained_on(
     assert run_main("--checkpoint", tmp_path / "old.pt", "--evaluate")[0] == 0
 
 
-def test_data_that_cannot_be_downloaded_names_the_place_and_two_ways_out(run_main, tmp_path, monkeypatch):
-    def no_network(*_, **__):
+@pytest.mark.parametrize("dataset, files", [("cifar10", "cifar-10-batches-py"), ("mnist", "MNIST/raw")])
+def test_data_that_cannot_be_downloaded_is_one_line_with_two_ways_out_and_leaves_no_folder(
+    run_main, tmp_path, monkeypatch, dataset, files
+):
+    def no_network(url, root, **_):
+        Path(root).mkdir(parents=True, exist_ok=True)
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", no_network)
-    code, _, err = run_main("--dataset", "cifar10", "--data-dir", tmp_path)
-    assert (code, len(err)) == (2, 1)
-    assert str(tmp_path) in err[0] and "--data-dir" in err[0] and "--dataset digits" in err[0]
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    monkeypatch.setattr(
+        "torchvision.datasets.mnist.download_and_extract_archive",
+        lambda url, download_root, **_: no_network(url, download_root),
+    )
+    place = tmp_path / "a" / "data"
+    code, out, err = run_main("--dataset", dataset, "--data-dir", place, "--checkpoint-dir", tmp_path / "run")
+    assert (code, out, len(err)) == (2, [], 1) and str(place / files) in err[0] and "--dataset digits" in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_folder_and_no_lock(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(UserError), open_run_folder(tmp_path / name):
+            (tmp_path / name / "flags.json").write_text("{}")
+            raise UserError("no data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with open_run_folder(tmp_path / "new"):
+        (tmp_path / "new" / "last.pt").touch()
+    assert (tmp_path / "new" / "last.pt").exists()
+
+
+def test_the_command_noprop_is_main(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # as in a program of its own: Ctrl-C ends it
+    monkeypatch.setattr(sys, "argv", ["noprop", "--evaluate"])
+    with pytest.raises(SystemExit) as stop:
+        command()
+    assert stop.value.code == 2 and "--evaluate needs --checkpoint" in capsys.readouterr().err
 
 
 def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):
