@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from models.methods import METHODS
 from models.random_streams import Streams
 from optimizers.offload import move_without_blocks
 from optimizers.updater import Updater
+from rules import COMMANDS
 from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
+from runs.checkpoint import BEST, LAST
 from runs.process import OneProcess
 from runs.results import RunResults
 from runs.signals import StopSignals
@@ -39,6 +41,17 @@ def run_folder(s: Settings) -> Path:
     if s.checkpoint_dir:
         return Path(s.checkpoint_dir)
     return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
+
+
+def name_files(s: Settings) -> Settings:
+    """Return the settings with a file in place of the folder of a run: last.pt to go on or merge, else its model."""
+    to_use = BEST if any(getattr(s, command) for command in COMMANDS) else LAST
+    names = {"checkpoint": _file_of(s.checkpoint, to_use), "embedding_from": _file_of(s.embedding_from, BEST)}
+    return replace(s, **names, merge=s.merge and [_file_of(path, LAST) for path in s.merge])
+
+
+def _file_of(path: str | None, name: str) -> str | None:
+    return str(Path(path, name)) if path and Path(path).is_dir() else path
 
 
 def load_data(

@@ -1,9 +1,7 @@
 """Command line of NoProp: train, continue, evaluate, predict, merge, compare.
 
-python main.py --dataset digits                                  train, test and draw
-python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
+python main.py --help                                            examples and common flags
 torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
-python main.py --help                                            all flags
 """
 
 # ruff: noqa: E402 - the imports below take seconds, in which Ctrl-C ends the program without a traceback
@@ -34,6 +32,7 @@ from assemble import (
     make_evaluator,
     make_model,
     make_trainer,
+    name_files,
     restored,
     run_folder,
     take_up,
@@ -117,6 +116,7 @@ def processes_of_this_run() -> OneProcess:
 def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignals) -> None:
     """Do what the command line says."""
     s, given = parse(argv)
+    s = name_files(s)
     find_temporary_folder(run_folder(s))
     if s.evaluate or s.predict or s.merge or s.compare:
         check_ranks(s, processes.size)

@@ -285,7 +285,7 @@ def describe_flags(parser: Parser) -> str:
     """Return docs/flags.md: every flag with its default, its owners and its meaning."""
     rows, group = ["| flag | default | of | meaning |", "| --- | --- | --- | --- |"], None
     for action in parser._actions:
-        if action.dest == "help":
+        if action.dest not in parser.defaults:  # help and the like
             continue
         title = next(g.title for g in parser._action_groups if action in g._group_actions)
         if title != group:
