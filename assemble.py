@@ -11,7 +11,7 @@ import torch
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
 from errors import READING_ERRORS, UserError, printable, reading, require
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
-from hardware.device import compile_networks
+from hardware.device import compile_networks, pick_device, set_numerics
 from models.blocks import select_blocks
 from models.build import build, draw_weights, load_encoder, restore, starting_embedding
 from models.classifier import Classifier
@@ -197,6 +197,16 @@ def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:
     if s.embedding_type == "prototype" and tuple(source["info"]["image_shape"]) != tuple(info.image_shape):
         raise UserError(f"--embedding-from {s.embedding_from} has prototypes of another size than the images")
     return source["model"]["W_embed"]
+
+
+def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
+    """Return the device that the settings mean, ready for use."""
+    rank = processes.local_rank if processes else 0
+    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
+    set_numerics(device, not s.no_deterministic)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def to_device(model: Classifier, s: Settings, device: torch.device) -> None:

@@ -90,14 +90,14 @@ def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
     raise ValueError(f"no readout {readout!r} of several runs")
 
 
-def answer(answers: Answers, readout: str, model: Classifier) -> tuple[int, float]:
-    """Return the class y of one image (B = 1), and how sure it is, a number of at most 1.
+def best_answers(answers: Answers, readout: str, model: Classifier, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the k best classes of each image, the best one first, and how sure each is, at most 1: both (B, k).
 
-    That is y's probability in the first run for sample, its vote_shares for vote, else its joined probability.
+    That is its probability in the first run for sample, its vote_shares for vote, else its joined probability.
     """
-    p = answers.probabilities[0, 0] if readout == "sample" else joined(answers, readout, model)[-1, 0]
-    y = p.argmax().item()
-    return y, (vote_shares(answers.probabilities)[0] if readout == "vote" else p)[y].item()
+    p = answers.probabilities[0] if readout == "sample" else joined(answers, readout, model)[-1]
+    y = p.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return y, (vote_shares(answers.probabilities) if readout == "vote" else p).gather(1, y)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -36,13 +36,12 @@ from assemble import (
     restored,
     run_folder,
     take_up,
+    use_device,
 )
 from command_line import as_flag
 from errors import UserError, printable
-from evaluate import answer, ask
-from hardware.device import bfloat16_wanted, pick_device, set_numerics
+from hardware.device import bfloat16_wanted
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
-from loaders.image_folder import decode_images, match_channels
 from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
@@ -52,6 +51,7 @@ from runs.folder import FLAGS, open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
 from runs.place import find_temporary_folder, prepare_output, several_processes
+from runs.predict import predict_files
 from runs.process import OneProcess
 from runs.reader import finished_run, read_json
 from runs.report import describe_part, print_accuracies
@@ -266,25 +266,6 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     print_accuracies(evaluation, s.steps_report, s.num_blocks is not None, results.split)
 
 
-def predict_files(s: Settings, given: set[str]) -> None:
-    """Print class and probability of image files, a line each: file, class, per cent."""
-    checkpoint = load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    files, s = s.predict, adopt(s, given, checkpoint["config"])
-    device = use_device(s)
-    model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
-    channels, height, width = model.info.image_shape
-    images = match_channels(decode_images(files, (height, width)), channels)
-    streams, how = Streams(s.seed, device), s.ways[-1]
-    for name, image in zip(files, images.to(device), strict=True):
-        generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
-        mirrored = model.see(image[None].flip(2)) if s.mirror_test else None
-        answers = ask(model, model.see(image[None]), generators, mirrored=mirrored, **how)
-        y, sure = answer(answers, s.readout, model)
-        print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
-
-
 def merge(s: Settings) -> None:
     """Join parts that hold every block once into a run that can be evaluated, used, drawn and continued."""
     from parallel.merge import merged
@@ -327,16 +308,6 @@ def compare(s: Settings, given: set[str]) -> None:
         from figures.comparison import write_comparison
 
         write_comparison(folder, s.compare, s.dataset)
-
-
-def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
-    """Return the device that the settings mean, ready for use."""
-    rank = processes.local_rank if processes else 0
-    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
-    set_numerics(device, not s.no_deterministic)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 if __name__ == "__main__":

@@ -194,8 +194,14 @@ class Settings:
         "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True,
         shapes_blocks=False, common=True)
     predict: list | None = setting("evaluation and prediction", None,
-        "class and probability of image files, by the model of --checkpoint", place, nargs="+", metavar="IMAGE",
+        "classes of image files, or of all images in a folder and below, by the model of --checkpoint", place,
+        nargs="+", metavar="IMAGE",
         may_change="predict", of_call=True, shapes_blocks=False, common=True)
+    top_k: int = setting("evaluation and prediction", 1, "classes that --predict names for an image, the most probable "
+        "first", POSITIVE, metavar="K", may_change="predict", of_call=True, shapes_blocks=False, common=True)
+    output: str | None = setting("evaluation and prediction", None, "CSV file that --predict writes instead of "
+        "printing: file, class, probability", place, metavar="FILE", may_change="predict", of_call=True,
+        shapes_blocks=False, common=True)
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False,
         common=True)

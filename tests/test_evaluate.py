@@ -10,8 +10,8 @@ from evaluate import (
     Answers,
     CalibrationSum,
     Evaluator,
-    answer,
     ask,
+    best_answers,
     images_at_a_time,
     joined,
     mean_and_error,
@@ -64,11 +64,17 @@ def test_answers_of_the_first_runs():
     assert first["mean"].tolist() == [0, 2, 2, 2]
 
 
-def test_the_answer_for_one_image_comes_with_what_it_rests_on():
+def test_the_best_answers_come_with_what_they_rest_on():
     p = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8], [0.0, 0.55, 0.45], [0.1, 0.5, 0.4]])  # (4, 3)
-    expected = {"sample": (0, 0.6), "vote": (1, (2 + 1 / 3) / 5), "mean": (2, (0.8 + 0.45 + 0.4) / 4)}
-    for readout, (y, sure) in expected.items():
-        assert answer(Answers(p.unsqueeze(1), p.unsqueeze(1), None), readout, None) == (y, pytest.approx(sure))
+    votes = [(2 + 1 / 3) / 5, (1 + 1 / 3) / 5]
+    means = [0.8 / 4, (0.4 + 0.1 + 0.55 + 0.5) / 4, (0.8 + 0.45 + 0.4) / 4]
+    expected = {"sample": ([0, 1, 2], [0.6, 0.4, 0.0]), "vote": ([1, 2, 0], [votes[0], votes[1], votes[1]])}
+    expected["mean"] = ([2, 1, 0], means[::-1])
+    answers = Answers(p.unsqueeze(1), p.unsqueeze(1), None)
+    for readout, (classes, sure) in expected.items():
+        for k in (1, 3):
+            y, share = best_answers(answers, readout, None, k)
+            assert y.tolist() == [classes[:k]] and share[0].tolist() == pytest.approx(sure[:k])
 
 
 def made_answers(runs=3, batch=4, m=5, d=2, seed=0):

@@ -30,6 +30,7 @@ LAYERS = [
     parallel
     train
     assemble
+    runs.predict
     figures
     visualize
     main

@@ -1,5 +1,6 @@
 """The command line as a user meets it: train, continue, evaluate, predict, and what it says to bad input."""
 
+import csv
 import json
 import re
 import shutil
@@ -114,6 +115,19 @@ def test_own_images_train_evaluate_predict(run_main, tmp_path):
     assert (code, err, len(out)) == (0, [], 2) and out[0] == out[1]
     name, label, share = out[0].split("\t")
     assert name == str(picture) and label in ("cat", "dog") and 50 <= float(share.split()[0]) <= 100
+    (root / "test" / "notes.txt").touch()
+    code, out, err = run_main("--predict", root / "test", picture, "--top-k", 2, "--checkpoint", run)
+    pictures = [str(path) for path in sorted((root / "test").rglob("*.png"))] + [str(picture)]
+    rows = [line.split("\t") for line in out]
+    assert (code, [row[0] for row in rows]) == (0, pictures) and rows[-1][1:3] == [label, share]
+    assert all({first, second} == {"cat", "dog"} for _, first, _, second, _ in rows)
+    assert err == [f"main.py: {root / 'test'}: files that are no images are left out (1 .txt)"]
+    table = tmp_path / "predictions.csv"
+    code, out, _ = run_main("--predict", *pictures, "--top-k", 2, "--output", table, "--checkpoint", run)
+    assert (code, len(out)) == (0, 1)
+    head, *written = csv.reader(table.read_text().splitlines())
+    assert head == ["file", "class", "probability", "class_2", "probability_2"]
+    assert [[row[0], row[1], f"{100 * float(row[2]):.2f} %", row[3]] for row in written] == [row[:4] for row in rows]
     (root / "test" / "dog").rename(root / "test" / "emu")
     code, _, err = run_main("--evaluate", "--checkpoint", run / "best_model.pt")
     assert code == 2 and "dog" in err[0] and "emu" in err[0]

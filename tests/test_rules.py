@@ -138,6 +138,8 @@ TOGETHER = {
     "--merge a.pt --seed 1": "--seed makes no sense with --merge",
     "--predict a.png --checkpoint x.pt --steps-report": "--steps-report makes no sense with --predict",
     "--predict a.png": "--predict needs --checkpoint",
+    "--top-k 3": "--top-k belongs to --predict",
+    "--evaluate --checkpoint x.pt --output x.csv": "--output belongs to --predict",
 }
 
 
