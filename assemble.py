@@ -322,4 +322,6 @@ def add_callbacks(
     trainer.validate = saver.unless_stopped(trainer.validate, trainer)
     trainer.callbacks += [ProgressBar(processes.hides_bars), saver]
     if processes.first:
-        trainer.callbacks += [PrintEpochs(), *([board] if board else [])]
+        alone = METHODS[s.method].blocks_alone
+        weights = {t: trainer.model.loss_weights[t - 1] for t in trainer.updates.parts} if alone else {}
+        trainer.callbacks += [PrintEpochs(s.lr, weights), *([board] if board else [])]

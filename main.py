@@ -16,6 +16,7 @@ if __name__ == "__main__":
     wait_briefly()
 
 import os
+import shlex
 import sys
 import warnings
 from contextlib import ExitStack, redirect_stdout
@@ -236,8 +237,7 @@ def draw_pictures(run: Path) -> None:
     try:
         from visualize import draw_run
 
-        for path in draw_run(run):
-            print(f"drawn: {printable(path)}")
+        print(printable(f"drawn: {len(draw_run(run))} pictures in {run / 'plots'}"))
     except Exception as error:
         what = f"main.py: no pictures ({error}); try again with: python visualize.py {run}"
         print(printable(what), file=sys.stderr)
@@ -307,7 +307,8 @@ def compare(s: Settings, given: set[str]) -> None:
             start_or_continue(f"--method {method}", folder / method, {"method": method, **looks, **own}, looks)
         from figures.comparison import write_comparison
 
-        write_comparison(folder, s.compare, s.dataset)
+        again = tokens({"compare": s.compare, **flags, "checkpoint_dir": str(folder)})
+        write_comparison(folder, s.compare, s.dataset, shlex.join(["python", "main.py", *again]))
 
 
 if __name__ == "__main__":

@@ -138,6 +138,18 @@ def test_with_mirror_images_an_image_and_its_mirror_image_get_the_same_answer():
     assert torch.equal(one.probabilities, two.probabilities) and not torch.equal(one.probabilities, alone)
 
 
+@pytest.mark.parametrize("readout", ["sample", "mean"])
+def test_top_5_and_accuracy_by_class(readout):
+    model = make_model(m=7)
+    model.info = ImageInfo(list("abcdefg"), (1, 8, 8), [0.0], [1.0])
+    ranks = torch.tensor([[7.0, 6, 5, 4, 3, 2, 1], [7, 6, 5, 4, 3, 2, 1]]).softmax(dim=1)
+    model.log_prob = lambda z: ranks.log().expand(len(z), -1, -1)  # for both images a, b, c ... g in this order
+    split = Split(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), torch.tensor([0, 5]))
+    result = Evaluator(model, Streams(0), ways=[{}], runs=3, readout=readout).evaluate(split)
+    assert result.top5 == 50 and result.accuracy()[0] == 50
+    assert result.by_class == [100, None, None, None, None, 0, None]
+
+
 def test_mean_and_standard_error():
     assert mean_and_error([3.0]) == (3.0, 0.0)
     assert mean_and_error([1.0, 2.0, 3.0]) == (2.0, pytest.approx(1 / 3**0.5))

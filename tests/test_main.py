@@ -41,6 +41,9 @@ def test_a_training_leaves_the_files_of_a_run(digits_run):
     assert results["test_accuracy_sem"] == pytest.approx(np.std(results["per_run"], ddof=1) / 5**0.5)
     assert results["per_step_accuracy"][-1] == pytest.approx(results["test_accuracy_mean"], abs=1e-3)
     assert set(results["accuracy_by_readout"]) == {"sample", "vote", "mean", "ensemble"}
+    assert list(results["accuracy_by_class"]) == list("0123456789")
+    assert max(results["accuracy_by_class"].values()) > results["test_accuracy_mean"]
+    assert results["test_accuracy_mean"] <= results["top5_accuracy"] <= 100
     history = json.loads((digits_run / "logs" / "training_history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2]
     row = history[0]
