@@ -17,6 +17,7 @@ from models.blocks import parse_blocks
 
 LONG_DEFAULT = 40  # characters; a longer one stands in --help-all only
 MOST_GUESSES = 3
+OF_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes names of files
 MAX_COUNT, MAX_STEPS, MAX_RUNS, MAX_BLOCKS = 10**9, 10**5, 1000, 10**4  # beyond is a slip, and would take all memory
 
 
@@ -81,7 +82,9 @@ class Parser(argparse.ArgumentParser):
             if "choices" in how:
                 how["type"] = one_of(how["choices"])
             in_full = f"{text}{more} (default: {default})".replace("%", "%%")
-            groups[name].add_argument(as_flag(each.name), help=in_full, **how)
+            action = groups[name].add_argument(as_flag(each.name), help=in_full, **how)
+            if how.get("type") is place:
+                action.complete = OF_FILES
             if how.get("nargs", "?") != "?":
                 self.several.add(each.name)
             if about["common"]:

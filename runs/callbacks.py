@@ -128,7 +128,8 @@ class PrintEpochs(Callback):
     def begin_epoch(self, trainer) -> None:
         if self.explains:
             where = f"block{'s' * (len(self.shown) > 1)} {', '.join(map(str, self.shown))}"
-            print(f"loss: the mean over the blocks; error: the mean of |u_hat - u_y|^2 in {where}", flush=True)
+            loss = "loss: mean over the blocks, mostly that of the last"
+            print(f"{loss}; error: mean of |u_hat - u_y|^2 in {where}", flush=True)
             self.explains = False
 
     def after_epoch(self, trainer, evaluation) -> None:
