@@ -19,7 +19,6 @@ $(VENV)/requirements-dev.done: requirements-dev.txt $(VENV)/requirements.done
 
 demo: $(VENV)/requirements.done
 	$(VENV)/bin/python main.py --dataset digits --checkpoint-dir $(RUN)
-	@echo "pictures: $(RUN)/plots"
 
 test: $(VENV)/requirements-dev.done
 	$(VENV)/bin/python -m pytest tests

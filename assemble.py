@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
 from errors import READING_ERRORS, UserError, printable, reading, require
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
-from hardware.device import compile_networks
+from hardware.device import compile_networks, pick_device, set_numerics
 from models.blocks import select_blocks
 from models.build import build, draw_weights, load_encoder, restore, starting_embedding
 from models.classifier import Classifier
@@ -21,7 +21,9 @@ from models.methods import METHODS
 from models.random_streams import Streams
 from optimizers.offload import move_without_blocks
 from optimizers.updater import Updater
+from rules import COMMANDS
 from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
+from runs.checkpoint import BEST, LAST
 from runs.process import OneProcess
 from runs.results import RunResults
 from runs.signals import StopSignals
@@ -39,6 +41,17 @@ def run_folder(s: Settings) -> Path:
     if s.checkpoint_dir:
         return Path(s.checkpoint_dir)
     return Path(s.checkpoint).parent if s.checkpoint else Path(DEFAULT_RUN)
+
+
+def name_files(s: Settings) -> Settings:
+    """Return the settings with a file in place of the folder of a run: last.pt to go on or merge, else its model."""
+    to_use = BEST if any(getattr(s, command) for command in COMMANDS) else LAST
+    names = {"checkpoint": _file_of(s.checkpoint, to_use), "embedding_from": _file_of(s.embedding_from, BEST)}
+    return replace(s, **names, merge=s.merge and [_file_of(path, LAST) for path in s.merge])
+
+
+def _file_of(path: str | None, name: str) -> str | None:
+    return str(Path(path, name)) if path and Path(path).is_dir() else path
 
 
 def load_data(
@@ -186,6 +199,16 @@ def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:
     return source["model"]["W_embed"]
 
 
+def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
+    """Return the device that the settings mean, ready for use."""
+    rank = processes.local_rank if processes else 0
+    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
+    set_numerics(device, not s.no_deterministic)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def to_device(model: Classifier, s: Settings, device: torch.device) -> None:
     """Move a model to the device that trains it, with --offload-blocks all but its blocks, and compile it if asked."""
     if s.offload_blocks:
@@ -299,4 +322,6 @@ def add_callbacks(
     trainer.validate = saver.unless_stopped(trainer.validate, trainer)
     trainer.callbacks += [ProgressBar(processes.hides_bars), saver]
     if processes.first:
-        trainer.callbacks += [PrintEpochs(), *([board] if board else [])]
+        alone = METHODS[s.method].blocks_alone
+        weights = {t: trainer.model.loss_weights[t - 1] for t in trainer.updates.parts} if alone else {}
+        trainer.callbacks += [PrintEpochs(s.lr, weights), *([board] if board else [])]

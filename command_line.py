@@ -8,12 +8,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import Field, field, fields
+from difflib import get_close_matches
 
 from errors import UserError
 from models.blocks import parse_blocks
 
 NEGATIVE = re.compile(r"-[0-9.]+(e[+-]?[0-9]+)?")  # a number
+LONG_DEFAULT = 40  # characters; a longer one stands in --help-all only
+MOST_GUESSES = 3
+OF_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes names of files
 MAX_COUNT, MAX_STEPS, MAX_RUNS, MAX_BLOCKS = 10**9, 10**5, 1000, 10**4  # beyond is a slip, and would take all memory
 
 
@@ -27,6 +32,8 @@ def setting(
     may_change: str = "",
     of_call: bool = False,
     shapes_blocks: bool = True,
+    common: bool = False,
+    more: str | Callable[[], str] = "",
     **how,
 ) -> Field:
     """Declare a setting and its flag.
@@ -38,34 +45,75 @@ def setting(
         may_change: which of "resume evaluate predict" may set another value than the checkpoint has.
         of_call: the value is that of this command, never that of a checkpoint.
         shapes_blocks: whether the trained blocks depend on it; parts of a training may differ in what does not.
+        common: whether --help shows it; --help-all shows all.
+        more: what follows the help in --help-all and docs/flags.md only.
         how: arguments of argparse: choices, nargs, metavar.
     """
     declared = {"group": group, "help": help, "shown": shown, "may_change": may_change.split(), "of_call": of_call}
     how |= {"type": type} if type else {"action": "store_true"} if default is False else {}
-    declared |= {"shapes_blocks": shapes_blocks, "how": how}
+    declared |= {"shapes_blocks": shapes_blocks, "common": common, "more": more, "how": how}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=declared)
     return field(default=default, metadata=declared)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with the flags of a dataclass of settings if one is given."""
+    """A parser whose errors are one line, with the flags of a dataclass of settings if one is given.
 
-    def __init__(self, declared: type | None = None, **kwargs):
+    Of those --help shows the common ones, --help-all all.
+    """
+
+    def __init__(self, declared: type | None = None, version: str = "", **kwargs):
+        kwargs |= {"add_help": declared is None, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
-        groups: dict[str, argparse._ArgumentGroup] = {}
         self.defaults = dict(vars(declared())) if declared else {}
         self.several = set()  # those whose values are separated by spaces
-        for each in fields(declared) if declared else ():
-            about = each.metadata
-            group = groups.setdefault(about["group"], None) or self.add_argument_group(about["group"])
-            groups[about["group"]] = group
-            text = about["help"]() if callable(about["help"]) else about["help"]
-            group.add_argument(
-                as_flag(each.name), help=f"{text} (default: {self.shown(each)})".replace("%", "%%"), **about["how"]
-            )
-            if about["how"].get("nargs", "?") != "?":
+        self.short: dict[str, str] = {}  # help of the common ones
+        if declared:
+            self._add_settings(declared)
+            self._add_help(version)
+
+    def _add_settings(self, declared: type) -> None:
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for each in fields(declared):
+            about, name = each.metadata, each.metadata["group"]
+            groups[name] = groups[name] if name in groups else self.add_argument_group(name)
+            text, more = (text() if callable(text) else text for text in (about["help"], about["more"]))
+            default, how = self.shown(each), dict(about["how"])
+            if "choices" in how:
+                how["type"] = one_of(how["choices"])
+            in_full = f"{text}{more} (default: {default})".replace("%", "%%")
+            action = groups[name].add_argument(as_flag(each.name), help=in_full, **how)
+            if how.get("type") is place:
+                action.complete = OF_FILES
+            if how.get("nargs", "?") != "?":
                 self.several.add(each.name)
+            if about["common"]:
+                self.short[each.name] = (
+                    f"{text} (default: {'see --help-all' if len(default) > LONG_DEFAULT else default})"
+                )
+
+    def _add_help(self, version: str) -> None:
+        group = self.add_argument_group("help")
+        group.add_argument("-h", "--help", action="help", help="show the common flags and end")
+        group.add_argument("--help-all", action=_HelpAll, nargs=0, help="show all flags with all defaults and end")
+        group.add_argument("--version", action="version", version=version, help="show the version and end")
+        self.short |= {action.dest: action.help for action in group._group_actions}
+
+    def format_help(self, every: bool = False) -> str:
+        """Return the help: of the common flags, or of every one."""
+        if not self.short:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            actions = [copy(action) for action in group._group_actions if every or action.dest in self.short]
+            for action in () if every else actions:
+                action.help = self.short[action.dest].replace("%", "%%")
+            formatter.start_section(group.title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return formatter.format_help()
 
     def shown(self, each: Field) -> str:
         """Return the default of a setting in words."""
@@ -73,9 +121,11 @@ class Parser(argparse.ArgumentParser):
         return (text() if callable(text) else text) or show(self.defaults[each.name])
 
     def error(self, message: str):
-        if "expected at least one argument" in message or re.search("unrecognized arguments: -[^-]", message):
+        unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
+        guess = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
+        if not guess and ("expected at least one argument" in message or re.search(": -[^-]", message)):
             message += "; a file whose name begins with - is written ./-x.png"
-        raise UserError(f"{message} (all flags: python {self.prog} --help)")
+        raise UserError(f"{message}{guess} (all flags: python {self.prog} --help-all)")
 
     def words(self, name: str, value: object) -> list[str]:
         """Return the words of a command line that give a setting this value."""
@@ -100,6 +150,22 @@ class Parser(argparse.ArgumentParser):
             return _same(vars(self.parse_args([flag, *words])).get(name), value)
         except UserError:
             return False
+
+
+class _HelpAll(argparse.Action):
+    """Shows the help of every flag."""
+
+    def __call__(self, parser, *_):
+        print(parser.format_help(every=True), end="")
+        parser.exit()
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a question with the names that begin with a word, else with the nearest one; nothing if none is near."""
+    bare = {name.lstrip("-"): name for name in names}
+    word = word.lstrip("-").lower().replace("_", "-")
+    near = [name for name in bare if len(word) > 1 and name.startswith(word)] or get_close_matches(word, bare, n=1)
+    return f"; did you mean {' or '.join(bare[name] for name in near[:MOST_GUESSES])}?" if near else ""
 
 
 def as_flag(name: str) -> str:
@@ -169,7 +235,7 @@ def one_of(names: Iterable[str]):
 
     def convert(text: str) -> str:
         if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{did_you_mean(text, names)}")
         return text
 
     return convert

@@ -23,6 +23,7 @@ EVAL_BATCH = 500  # images of 32x32 pixels at a time
 EXAMPLES = 24  # images kept for the pictures
 VALIDATION_STEPS = 50  # at most, of the methods that take many, while they train and for the examples
 BINS = 15  # of a calibration
+TOP = 5  # of the top-5 accuracy
 LEAST = 1e-12  # a smaller probability counts as this one in the log-likelihood
 
 
@@ -91,14 +92,14 @@ def joined(answers: Answers, readout: str, model: Classifier) -> Tensor:
     raise ValueError(f"no readout {readout!r} of several runs")
 
 
-def answer(answers: Answers, readout: str, model: Classifier) -> tuple[int, float]:
-    """Return the class y of one image (B = 1), and how sure it is, a number of at most 1.
+def best_answers(answers: Answers, readout: str, model: Classifier, k: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the k best classes of each image, the best one first, and how sure each is, at most 1: both (B, k).
 
-    That is y's probability in the first run for sample, its vote_shares for vote, else its joined probability.
+    That is its probability in the first run for sample, its vote_shares for vote, else its joined probability.
     """
-    p = answers.probabilities[0, 0] if readout == "sample" else joined(answers, readout, model)[-1, 0]
-    y = p.argmax().item()
-    return y, (vote_shares(answers.probabilities)[0] if readout == "vote" else p)[y].item()
+    p = answers.probabilities[0] if readout == "sample" else joined(answers, readout, model)[-1]
+    y = p.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return y, (vote_shares(answers.probabilities) if readout == "vote" else p).gather(1, y)
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
@@ -167,12 +168,19 @@ class Evaluation:
     per_step_accuracy: list[float]  # class of theta_out(z_t)
     per_step_u_hat: list[float] | None  # class of block t's own u_hat
     confusion: Tensor  # (m, m) counts of (true, predicted) by the readout
+    top5: float | None  # how often the true class is among the five that the readout ranks first; of more than five
     calibration: dict[str, Calibration]  # by readout of all runs; for vote of the share of the votes
 
     @property
     def block_1_alone(self) -> float | None:
         """Return the accuracy of block 1's own u_hat, from the image and mere noise, where blocks answer alone."""
         return self.per_step_u_hat[0] if "ensemble" in self.by_runs else None
+
+    @property
+    def by_class(self) -> list[float | None]:
+        """Return the accuracy on the images of each class by the readout; None for a class without any."""
+        pairs = zip(self.confusion.diag().tolist(), self.confusion.sum(dim=1).tolist(), strict=True)
+        return [100 * right / count if count else None for right, count in pairs]
 
     def accuracy(self, readout: str | None = None) -> tuple[float, float]:
         """Return mean and standard error of a readout (default: the one asked for); joined runs have no error."""
@@ -192,6 +200,7 @@ class _Sums:
         self.by_runs = {name: torch.zeros(runs, device=device) for name in several}
         self.by_step = torch.zeros(2, steps, device=device)
         self.confusion = torch.zeros(self.m**2, dtype=torch.int64, device=device)
+        self.in_top5 = torch.zeros((), dtype=torch.int64, device=device)
         self.calibration = {name: CalibrationSum(device) for name in several}
 
     def add_step(self, step: int, z: Tensor, weights: Tensor | None, labels: Tensor) -> None:
@@ -203,15 +212,18 @@ class _Sums:
     def add_answers(self, answers: Answers, labels: Tensor) -> None:
         """Count the answers at the end."""
         self.images += len(labels)
-        counted = answers.probabilities.argmax(dim=2)  # (R, B)
-        self.per_run += (counted == labels).sum(dim=1)
+        ranked = answers.probabilities  # (R, B, m)
+        self.per_run += (ranked.argmax(dim=2) == labels).sum(dim=1)
         for name, correct in self.by_runs.items():
             p = joined(answers, name, self.model)
             correct += (p.argmax(dim=2) == labels).sum(dim=1)
             self.calibration[name].add(vote_shares(answers.probabilities) if name == "vote" else p[-1], labels)
             if name == self.readout:
-                counted = p[-1:].argmax(dim=2)
-        self.confusion += torch.bincount((labels * self.m + counted).flatten(), minlength=self.m**2)
+                ranked = p[-1:]
+        pairs = labels * self.m + ranked.argmax(dim=2)
+        self.confusion += torch.bincount(pairs.flatten(), minlength=self.m**2)
+        if self.m > TOP:
+            self.in_top5 += (ranked.topk(TOP, dim=2).indices == labels[:, None]).sum()
 
     def finish(self, times: list[float], with_u_hat: bool) -> Evaluation:
         def per_cent(correct: Tensor, runs: int = 1) -> list:
@@ -226,6 +238,7 @@ class _Sums:
             per_step_accuracy=by_step[0],
             per_step_u_hat=by_step[1] if with_u_hat else None,
             confusion=self.confusion.view(self.m, self.m).cpu(),
+            top5=100 * self.in_top5.item() / self.confusion.sum().item() if self.m > TOP else None,
             calibration={name: part.finish() for name, part in self.calibration.items()},
         )
 

@@ -1,9 +1,7 @@
 """Command line of NoProp: train, continue, evaluate, predict, merge, compare.
 
-python main.py --dataset digits                                  train, test and draw
-python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
+python main.py --help                                            examples and common flags
 torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
-python main.py --help                                            all flags
 """
 
 # ruff: noqa: E402 - the imports below take seconds, in which Ctrl-C ends the program without a traceback
@@ -18,6 +16,7 @@ if __name__ == "__main__":
     wait_briefly()
 
 import os
+import shlex
 import sys
 import warnings
 from contextlib import ExitStack, redirect_stdout
@@ -34,25 +33,26 @@ from assemble import (
     make_evaluator,
     make_model,
     make_trainer,
+    name_files,
     restored,
     run_folder,
     take_up,
+    use_device,
 )
 from command_line import as_flag
 from errors import UserError, printable
-from evaluate import answer, ask
-from hardware.device import bfloat16_wanted, pick_device, set_numerics
+from hardware.device import bfloat16_wanted
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
-from loaders.image_folder import decode_images, match_channels
 from models.checkpoint import require_whole
 from models.methods import methods_with
 from models.random_streams import Streams
 from rules import adopt, check_ranks, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
-from runs.folder import open_run_folder
+from runs.folder import FLAGS, open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
 from runs.place import find_temporary_folder, prepare_output, several_processes
+from runs.predict import predict_files
 from runs.process import OneProcess
 from runs.reader import finished_run, read_json
 from runs.report import describe_part, print_accuracies
@@ -117,6 +117,7 @@ def processes_of_this_run() -> OneProcess:
 def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignals) -> None:
     """Do what the command line says."""
     s, given = parse(argv)
+    s = name_files(s)
     find_temporary_folder(run_folder(s))
     if s.evaluate or s.predict or s.merge or s.compare:
         check_ranks(s, processes.size)
@@ -236,8 +237,7 @@ def draw_pictures(run: Path) -> None:
     try:
         from visualize import draw_run
 
-        for path in draw_run(run):
-            print(f"drawn: {printable(path)}")
+        print(printable(f"drawn: {len(draw_run(run))} pictures in {run / 'plots'}"))
     except Exception as error:
         what = f"main.py: no pictures ({error}); try again with: python visualize.py {run}"
         print(printable(what), file=sys.stderr)
@@ -264,25 +264,6 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
         evaluation = results.test(test, checkpoint)
         draw_pictures(run)
     print_accuracies(evaluation, s.steps_report, s.counted, results.split)
-
-
-def predict_files(s: Settings, given: set[str]) -> None:
-    """Print class and probability of image files, a line each: file, class, per cent."""
-    checkpoint = load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    files, s = s.predict, adopt(s, given, checkpoint["config"])
-    device = use_device(s)
-    model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
-    channels, height, width = model.info.image_shape
-    images = match_channels(decode_images(files, (height, width)), channels)
-    streams, how = Streams(s.seed, device), s.ways[-1]
-    for name, image in zip(files, images.to(device), strict=True):
-        generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
-        mirrored = model.see(image[None].flip(2)) if s.mirror_test else None
-        answers = ask(model, model.see(image[None]), generators, mirrored=mirrored, **how)
-        y, sure = answer(answers, s.readout, model)
-        print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
 
 
 def merge(s: Settings) -> None:
@@ -316,7 +297,7 @@ def compare(s: Settings, given: set[str]) -> None:
     for method, own in known.items():
         settle(*parse(tokens({"method": method, **own})))  # what one of them refuses is told before any is trained
     with open_run_folder(folder):
-        same_flags(folder / "flags.json", flags)
+        same_flags(folder / FLAGS, flags)
         for method, own in known.items():
             if finished_run(folder / method):
                 print(f"{method}: done already in {folder / method}", flush=True)
@@ -326,17 +307,8 @@ def compare(s: Settings, given: set[str]) -> None:
             start_or_continue(f"--method {method}", folder / method, {"method": method, **looks, **own}, looks)
         from figures.comparison import write_comparison
 
-        write_comparison(folder, s.compare, s.dataset)
-
-
-def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
-    """Return the device that the settings mean, ready for use."""
-    rank = processes.local_rank if processes else 0
-    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
-    set_numerics(device, not s.no_deterministic)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
+        again = tokens({"compare": s.compare, **flags, "checkpoint_dir": str(folder)})
+        write_comparison(folder, s.compare, s.dataset, shlex.join(["python", "main.py", *again]))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,8 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         senseless |= {"eval_batch_size"}
     if s.evaluate or s.predict:
         senseless |= {"auto_resume"}
+    for name in sorted(given & {"top_k", "output"} if not s.predict else ()):
+        raise UserError(f"{as_flag(name)} belongs to --predict: leave it out")
     if s.auto_resume and s.checkpoint:
         raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):
@@ -289,7 +291,7 @@ def describe_flags(parser: Parser) -> str:
     """Return docs/flags.md: every flag with its default, its owners and its meaning."""
     rows, group = ["| flag | default | of | meaning |", "| --- | --- | --- | --- |"], None
     for action in parser._actions:
-        if action.dest == "help":
+        if action.dest not in parser.defaults:  # help and the like
             continue
         title = next(g.title for g in parser._action_groups if action in g._group_actions)
         if title != group:

@@ -5,7 +5,6 @@ methods and data sets know a setting stands in METHODS and DATASETS, with the de
 settings go together: rules.py.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -36,6 +35,7 @@ from models.networks import NETWORKS
 from models.NoProp_CT import LOSSES, SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
 from models.solvers import SOLVERS
+from models.version import __version__
 
 READOUTS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.network.readouts))
 RECIPES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.recipes))
@@ -48,9 +48,7 @@ ANYTIME, USE = "resume evaluate predict", "evaluate predict"
 
 def encoder_name(text: str) -> str:
     """Return the name of an encoder; an argparse type."""
-    if not is_encoder(text):
-        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(ENCODERS)}, timm:NAME)")
-    return text
+    return text if is_encoder(text) else one_of([*ENCODERS, "timm:NAME"])(text)
 
 
 def augmentations(text: str) -> list[str] | None:
@@ -59,14 +57,15 @@ def augmentations(text: str) -> list[str] | None:
 
 
 def _epochs() -> str:
-    """Return the default epochs in words."""
-    texts = []
+    """Return the default epochs in words, of data sets with the same ones together."""
+    datasets: dict[str, list[str]] = {}
     for dataset in DATASETS:
         by_number: dict[int, list[str]] = {}
         for name, method in METHODS.items():
             by_number.setdefault(method.epochs.get(dataset, method.epochs["other"]), []).append(name)
-        texts.append(f"{dataset} " + ", ".join(f"{n} ({' '.join(names)})" for n, names in by_number.items()))
-    return "; ".join(texts)
+        text = ", ".join(f"{n} ({' '.join(names)})" for n, names in by_number.items())
+        datasets.setdefault(text, []).append(dataset)
+    return "; ".join(f"{' '.join(names)} {text}" for text, names in datasets.items())
 
 
 def _recipes() -> str:
@@ -79,7 +78,7 @@ def _recipes() -> str:
         more = {name: [word for word in each if word not in common] for name, each in words.items()}
         texts.append(f"{recipe} ({' '.join(own)}) is {' '.join(common)}")
         texts[-1] += "".join(f", {name} {' '.join(each)}" for name, each in more.items() if each)
-    return "other defaults: " + "; ".join(texts)
+    return ": " + "; ".join(texts)
 
 
 def _by_owner(name: str) -> str:
@@ -99,10 +98,10 @@ class Settings:
     """All settings of a command; None for those that its method does not know."""
 
     # fmt: off
-    dataset: str = setting("data", "cifar10", "what is learned; digits needs no files", choices=DATASETS)
+    dataset: str = setting("data", "cifar10", "what is learned; digits needs no files", choices=DATASETS, common=True)
     data_dir: str = setting("data", "./data",
         "torchvision's folder, DIR of --dataset folder with DIR/train/CLASS/* and DIR/test/CLASS/*, or FILE.npz", place,
-        metavar="DIR", may_change="resume evaluate", shapes_blocks=False)
+        metavar="DIR", may_change="resume evaluate", shapes_blocks=False, common=True)
     image_size: int | None = setting("data", None, "side in pixels to which images are scaled, own images cropped too",
         number(int, 4, 4096), shown="their own; own images where not all have the same of at most 64: 32",
         metavar="PIXELS")
@@ -112,15 +111,16 @@ class Settings:
         number(int, 2), shown="all", metavar="N")
     augment: list | None = setting("data", None, "change training images at random: crop shifts them, flip mirrors "
         "them, cutout covers a square; without a value what suits the data set. The paper does not",
-        augmentations, nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout|off")
+        augmentations, nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout|off", common=True)
 
     method: str = setting("method", "dt",
-        lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS)
+        lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS,
+        common=True)
     compare: list | None = setting("method", None, "train several methods, such as dt,backprop,ct,fm, each in a "
         "folder of its own in --checkpoint-dir, and compare them in a table and figures", list_of(one_of(METHODS)),
-        metavar="METHOD,...", of_call=True, shapes_blocks=False)
+        metavar="METHOD,...", of_call=True, shapes_blocks=False, common=True)
     num_blocks: int | None = setting("method", None, "blocks T, or pieces K", number(int, 1, MAX_BLOCKS),
-        shown=lambda: _by_owner("num_blocks"), metavar="T")
+        shown=lambda: _by_owner("num_blocks"), metavar="T", common=True)
     network: str = setting("method", "noprop", "what is cut into blocks: noprop, the paper's block with a path for the "
         "noise level, once for each; vit, one transformer; classifier trains it as a whole", choices=NETWORKS)
     vit_layers: int | None = setting("method", None, "layers of the whole transformer", number(int, 1, 1000),
@@ -149,8 +149,8 @@ class Settings:
 
     embedding_type: str | None = setting("embeddings", None,
         "class embeddings W_embed: learned vectors, one-hot, or prototype images",
-        choices=("learned", "one-hot", "prototype"), shown="learned; of --method classifier one-hot")
-    embedding_dim: int = setting("embeddings", 20, "d of learned embeddings", POSITIVE, metavar="D")
+        choices=("learned", "one-hot", "prototype"), shown="learned; of --method classifier one-hot", common=True)
+    embedding_dim: int = setting("embeddings", 20, "d of learned embeddings", POSITIVE, metavar="D", common=True)
     embedding_init: str | None = setting("embeddings", None, "how W_embed starts",
         choices=("orthogonal", "random", "prototype"), shown="orthogonal; prototype for prototype")
     embedding_from: str | None = setting("embeddings", None,
@@ -178,9 +178,9 @@ class Settings:
     stratified_time: bool = setting("noise", False, "spread t evenly over every batch")
 
     epochs: int | None = setting("training", None, "passes over the training images", POSITIVE, shown=_epochs,
-        metavar="N", may_change="resume", shapes_blocks=False)
+        metavar="N", may_change="resume", shapes_blocks=False, common=True)
     batch_size: int | None = setting("training", None, "images per step", number(int, 2, MAX_COUNT),
-        shown=lambda: _by_owner("batch_size"), metavar="N")
+        shown=lambda: _by_owner("batch_size"), metavar="N", common=True)
     block_order: str = setting("training", "interleaved", "order of the updates within an epoch: every batch through "
         "all blocks, one block after the other (the paper's Algorithm 1), or drawn",
         choices=("interleaved", "sequential", "random"))
@@ -190,13 +190,14 @@ class Settings:
     early_stopping_patience: int = setting("training", 0,
         "epochs without a better validation accuracy after which training ends; 0: never", COUNT, metavar="N",
         may_change="resume")
-    recipe: str | None = setting("training", None, _recipes, choices=RECIPES, shown="the paper's",
-        shapes_blocks=False)
-    seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE)
+    recipe: str | None = setting("training", None, "other defaults, for a good result in fewer epochs", more=_recipes,
+        choices=RECIPES, shown="the paper's", shapes_blocks=False, common=True)
+    seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE, common=True)
 
-    lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE")
+    lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE",
+        common=True)
     weight_decay: float = setting("optimizer", 0.001, "weight decay of every AdamW (ct, fm: Adam)", WEIGHT,
-        metavar="RATE")
+        metavar="RATE", common=True)
     warmup_epochs: int = setting("optimizer", 0, "epochs of linearly rising learning rate; 0: none", COUNT, metavar="N")
     lr_schedule: str | None = setting("optimizer", None, "what follows the warm-up: constant, as the paper; cosine: "
         "falling to zero at the last epoch; plateau: halved while the validation accuracy stands still",
@@ -210,12 +211,19 @@ class Settings:
 
     evaluate: bool = setting("evaluation and prediction", False,
         "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True,
-        shapes_blocks=False)
+        shapes_blocks=False, common=True)
     predict: list | None = setting("evaluation and prediction", None,
-        "class and probability of image files, by the model of --checkpoint", place, nargs="+", metavar="IMAGE",
-        may_change="predict", of_call=True, shapes_blocks=False)
+        "classes of image files, or of all images in a folder and below, by the model of --checkpoint", place,
+        nargs="+", metavar="IMAGE",
+        may_change="predict", of_call=True, shapes_blocks=False, common=True)
+    top_k: int = setting("evaluation and prediction", 1, "classes that --predict names for an image, the most probable "
+        "first", POSITIVE, metavar="K", may_change="predict", of_call=True, shapes_blocks=False, common=True)
+    output: str | None = setting("evaluation and prediction", None, "CSV file that --predict writes instead of "
+        "printing: file, class, probability", place, metavar="FILE", may_change="predict", of_call=True,
+        shapes_blocks=False, common=True)
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
-        number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False)
+        number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False,
+        common=True)
     eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time",
         number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
         may_change="resume evaluate", shapes_blocks=False)
@@ -252,12 +260,12 @@ class Settings:
     merge: list | None = setting("files", None,
         "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir", place, nargs="+",
         metavar="PART", of_call=True, shapes_blocks=False)
-    checkpoint: str | None = setting("files", None, "training: continue from it; with --evaluate or --predict: the "
-        "model to use. Its settings need not be repeated", place, metavar="PATH", may_change=ANYTIME, of_call=True,
-        shapes_blocks=False)
+    checkpoint: str | None = setting("files", None, "a run's folder or a file in it: continue its training, or use its "
+        "model with --evaluate or --predict. Its settings need not be repeated", place, metavar="RUN",
+        may_change=ANYTIME, of_call=True, shapes_blocks=False, common=True)
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
-        shapes_blocks=False)
+        shapes_blocks=False, common=True)
     auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
         "settings, else start: one command for schedulers that start a job again", of_call=True, shapes_blocks=False)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,
@@ -269,7 +277,7 @@ class Settings:
         may_change="resume", of_call=True, shapes_blocks=False)
 
     device: str = setting("device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
-        metavar="DEVICE", may_change=ANYTIME, of_call=True, shapes_blocks=False)
+        metavar="DEVICE", may_change=ANYTIME, of_call=True, shapes_blocks=False, common=True)
     no_cuda: bool = setting("device", False, "use the CPU even where there is a GPU", may_change=ANYTIME, of_call=True,
         shapes_blocks=False)
     no_deterministic: bool = setting("device", False,
@@ -335,13 +343,20 @@ class Settings:
         return self.embedding_type != "one-hot" and not self.embedding_from
 
 
+EXAMPLES = """\
+python main.py --dataset digits                                train, test and draw: two minutes, needs no files
+python main.py --recipe strong --epochs 20                     CIFAR-10 to 92 %, on a GPU
+python main.py --checkpoint checkpoints_run                    go on with a stopped run
+python main.py --evaluate --checkpoint checkpoints_run         test it again
+python main.py --predict FOLDER --checkpoint checkpoints_run   classes of own images
+
+Train, evaluate and use NoProp networks: blocks that learn alone to denoise class embeddings, with no
+back-propagation between blocks (Li, Teh, Pascanu 2025)."""
+
+
 def make_parser() -> Parser:
     """Return the parser of all flags, in the order of --help."""
-    text = (
-        "Train, evaluate and use NoProp networks: blocks that learn alone to denoise class embeddings, with no "
-        "back-propagation between blocks (Li, Teh, Pascanu 2025)."
-    )
-    return Parser(Settings, prog="main.py", description=text)
+    return Parser(Settings, f"noprop {__version__}", prog="main.py", description=EXAMPLES)
 
 
 def names_where(condition: Callable[[dict], bool]) -> set[str]:

@@ -11,20 +11,29 @@ from runs.files import write_atomic, write_json
 from runs.reader import RunFiles, finished_run
 from runs.tables import markdown_table
 
-COLUMNS = {
-    "method": "{method}",
-    "{split} accuracy (%)": "{accuracy_mean:.2f} +- {accuracy_sem:.2f}",
-    "vote": "{vote:.2f}",
-    "mean": "{mean:.2f}",
-    "training images (%)": "{train_accuracy_mean:.2f} +- {train_accuracy_sem:.2f}",
-    "ECE of mean (%)": "{ece:.1f}",
-    "NLL of mean": "{nll:.3f}",
-    "epochs": "{epochs}",
-    "training (s)": "{seconds:.0f}",
-    "images/s": "{images_per_second:,.0f}",
-    "peak memory (MB)": "{peak_megabytes:,.0f}",
-    "parameters (M)": "{parameters_millions:.2f}",
-}
+# Title, cell and meaning of each column.
+COLUMNS = (
+    ("method", "{method}", "what was trained (`--method`)"),
+    (
+        "{split} accuracy (%)",
+        "{accuracy_mean:.2f} +- {accuracy_sem:.2f}",
+        "on the {split} images, by the readout {readout}: mean and standard error over inference runs",
+    ),
+    ("vote", "{vote:.2f}", "the same by the most frequent class of the runs"),
+    ("mean", "{mean:.2f}", "the same by the largest mean probability of the runs"),
+    (
+        "training images (%)",
+        "{train_accuracy_mean:.2f} +- {train_accuracy_sem:.2f}",
+        "accuracy on some of the training images at the epoch that was tested",
+    ),
+    ("ECE of mean (%)", "{ece:.1f}", "expected calibration error of the mean probability; 0 is best"),
+    ("NLL of mean", "{nll:.3f}", "mean of -log of the mean probability of the true class; 0 is best"),
+    ("epochs", "{epochs}", "that were trained; the one with the best validation accuracy was tested"),
+    ("training (s)", "{seconds:.0f}", "seconds of training, without measuring accuracy"),
+    ("images/s", "{images_per_second:,.0f}", "training images in a second"),
+    ("peak memory (MB)", "{peak_megabytes:,.0f}", "largest memory of the process (of the GPU) while it trained"),
+    ("parameters (M)", "{parameters_millions:.2f}", "millions of parameters, all blocks together"),
+)
 
 
 def summary(run: RunFiles) -> dict:
@@ -48,8 +57,11 @@ def summary(run: RunFiles) -> dict:
     }
 
 
-def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
-    """Write compare.md, compare.json and two figures of the finished runs in folder/METHOD, these methods first."""
+def write_comparison(folder: Path, methods: list[str], dataset: str, command: str) -> None:
+    """Write compare.md, compare.json and two figures of the finished runs in folder/METHOD, these methods first.
+
+    command: that makes them.
+    """
     earlier = sorted({path.parent.name for path in folder.glob("*/config.json")} - set(methods))
     runs = {name: run for name in [*methods, *earlier] if (run := finished_run(folder / name))}
     if with_earlier := [name for name in earlier if name in runs]:
@@ -57,9 +69,10 @@ def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
     if left_out := [name for name in earlier if name not in runs]:
         print(f"\nleft out, since not finished or last tested otherwise: {', '.join(left_out)}; name them too")
     rows = [summary(run) for run in runs.values()]
-    text = table(rows)
-    write_atomic(folder / "compare.md", lambda file: file.write(text.encode()))
-    write_json(folder / "compare.json", {"rows": rows})
+    text, about = table(rows), {"data set": dataset, "command": f"`{command}`", **origin(list(runs.values()))}
+    page = page_of(f"{', '.join(runs)} on {dataset}", about, text, rows[0])
+    write_atomic(folder / "compare.md", lambda file: file.write(page.encode()))
+    write_json(folder / "compare.json", {"about": about, "rows": rows})
     paths = [(row["method"], row["method"], [row["path"]]) for row in rows]
     split, names = rows[0]["split"], plain(f"comparison {folder.resolve().name}, data set {dataset}")
     title = f"{names}\n{split} accuracy over training time, a dot for each epoch"
@@ -72,8 +85,33 @@ def write_comparison(folder: Path, methods: list[str], dataset: str) -> None:
 
 def table(rows: list[dict]) -> str:
     """Return the summaries as a table in Markdown."""
-    titles = [title.format(**rows[0]) for title in COLUMNS]
-    return markdown_table(titles, [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
+    titles = [title.format(**rows[0]) for title, _, _ in COLUMNS]
+    return markdown_table(titles, [[cell.format(**row) for _, cell, _ in COLUMNS] for row in rows])
+
+
+def origin(runs: list[RunFiles]) -> dict[str, str]:
+    """Return images, seeds, machine, versions and date of runs in words."""
+    versions = [run.results.get("versions", {}) for run in runs]
+
+    def every(values) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
+
+    return {
+        "images tested": every(run.results.get(f"{run.split}_images") for run in runs),
+        "seed": every(run.config["seed"] for run in runs),
+        "machine": every(v.get(name) for name in ("device", "cpu") for v in versions),
+        "threads": every(v.get("threads") for v in versions),
+        "torch": every(v.get("torch") for v in versions),
+        "commit": every(v.get("commit") for v in versions),
+        "date": every(str(v.get("date"))[:10] for v in versions),
+    }
+
+
+def page_of(title: str, about: dict[str, str], text: str, row: dict) -> str:
+    """Return compare.md: what was compared, where and when, the table, and what its columns mean."""
+    facts = "".join(f"- {name}: {value}\n" for name, value in about.items())
+    legend = "".join(f"- {name}: {meaning}\n".format(**row) for name, _, meaning in COLUMNS)
+    return f"# {title}\n\n{facts}\n{text}\n## Columns\n\n{legend}"
 
 
 def accuracy_over(

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -36,16 +37,22 @@ def _load(name: str, kind: str, part: str, data_dir: str) -> RawImages:
 
 
 def _download(make: type, name: str, data_dir: str) -> None:
+    """Download a data set. Raises UserError where that fails, and leaves no folder that it made for nothing."""
+    files = Path(data_dir, getattr(make, "base_folder", f"{make.__name__}/raw"))
+    made = [place for place in (files, *files.parents) if not place.exists()]
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
             make(data_dir, download=True)
     except Exception as error:
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"no {name} files in {os.path.abspath(data_dir)} and the download failed ({reason}): put torchvision's "
-            f"files there (or name their folder with --data-dir), or take --dataset digits, which needs no files"
+            f"no {name} files in {os.path.abspath(data_dir)} and the download failed ({reason}): take --dataset "
+            f"digits, which needs no files, or put torchvision's files into {files} (other places: --data-dir)"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

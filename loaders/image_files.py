@@ -52,7 +52,7 @@ def _from_folders(folder: Path) -> tuple[dict[str, list[str]], Counter]:
     others: Counter = Counter()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir() and not _is_hidden(entry.name):
-            found, more = _images_in(Path(entry.path))
+            found, more = images_in(Path(entry.path))
             by_class.setdefault(_normal(entry.name), []).extend(found)
             others += more
     return by_class, others
@@ -76,7 +76,7 @@ def _from_table(folder: Path) -> tuple[dict[str, list[str]], Counter]:
             raise UserError(f"{path} names the file {row[0]}, which is not there: add it or remove the line")
         by_class.setdefault(_normal(row[1]), []).append(str(folder / row[0]))
     named = {os.path.realpath(place) for paths in by_class.values() for place in paths}
-    found, others = _images_in(folder)
+    found, others = images_in(folder)
     others.update(Path(place).suffix.lower() for place in found if os.path.realpath(place) not in named)
     return by_class, others - Counter([".csv"])
 
@@ -98,7 +98,7 @@ def _endings() -> frozenset[str]:
     )
 
 
-def _images_in(folder: Path) -> tuple[list[str], Counter]:
+def images_in(folder: Path) -> tuple[list[str], Counter]:
     """Return all image files below, in order, and the number of other files by ending.
 
     A folder that links lead to again, or to one around it, counts once.
@@ -120,6 +120,12 @@ def _images_in(folder: Path) -> tuple[list[str], Counter]:
             elif not _is_hidden(name):
                 others[ending] += 1
     return sorted(found, key=lambda path: (os.path.dirname(path), path)), others
+
+
+def endings_in_words(others: Counter) -> str:
+    """Return how many files there are of each ending, the ten most frequent first: '3 .txt, 1 without an ending'."""
+    most = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
+    return ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in most)
 
 
 def _raise(error: OSError) -> None:

@@ -22,7 +22,7 @@ from errors import UserError
 from hardware.threads import usable_cores
 from loaders import RawImages
 from loaders.colours import is_grey, to_grey
-from loaders.image_files import list_images
+from loaders.image_files import endings_in_words, list_images
 from loaders.on_disk import ImagesOnDisk, at_a_time, is_too_large, keep_on_disk
 
 FOLDERS = {"train": ("train",), "test": ("test",), "validation": ("val", "valid", "validation")}
@@ -108,9 +108,8 @@ def _scaled(sides: set[int], size: tuple[int, int]) -> tuple[str, ...]:
 def _notes(folder: Path, others: Counter) -> tuple[str, ...]:
     if not others:
         return ()
-    most = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
-    endings = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in most)
-    return (f"{folder}: {others.total()} files are not taken, since they are no images or have no class ({endings})",)
+    why = f"since they are no images or have no class ({endings_in_words(others)})"
+    return (f"{folder}: {others.total()} files are not taken, {why}",)
 
 
 def decode_images(paths: list[str], size: tuple[int, int]) -> Tensor:

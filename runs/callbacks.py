@@ -1,7 +1,7 @@
 """Save a training, stop it at a signal, print its epochs, show its bar: what happens beside its steps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -112,12 +112,38 @@ class SaveRun(Callback):
 
 
 class PrintEpochs(Callback):
-    """Prints a line for every epoch."""
+    """Prints a line for every epoch, with the learning rate where it has changed, and how long all took.
+
+    Args:
+        rate: the learning rate that the opening lines tell.
+        weights: of the squared error in the loss of each block; shown is the error of the first, middle and last block.
+    """
+
+    def __init__(self, rate: float, weights: dict[int, float]):
+        self.rate, self.weights = rate, weights
+        held = list(weights)
+        self.shown = list(dict.fromkeys([held[0], held[(len(held) - 1) // 2], held[-1]])) if held else []
+        self.explains = bool(held)
+
+    def begin_epoch(self, trainer) -> None:
+        if self.explains:
+            where = f"block{'s' * (len(self.shown) > 1)} {', '.join(map(str, self.shown))}"
+            loss = "loss: mean over the blocks, mostly that of the last"
+            print(f"{loss}; error: mean of |u_hat - u_y|^2 in {where}", flush=True)
+            self.explains = False
 
     def after_epoch(self, trainer, evaluation) -> None:
-        print(describe(trainer.history[-1], trainer.epochs), flush=True)
+        row = trainer.history[-1]
+        errors = [row["loss_denoise"][t - 1] / self.weights[t] for t in self.shown]
+        changed, self.rate = row["learning_rate"] != self.rate, row["learning_rate"]
+        best = row["val_accuracy"] is not None and trainer.best["epoch"] == trainer.epoch
+        print(describe(row, trainer.epochs, errors, changed, best), flush=True)
         if trainer.stopped_early:
             print(describe_early_stop(trainer), flush=True)
+
+    def end(self, trainer) -> None:
+        seconds = sum(row["seconds"] for row in trainer.history)
+        print(f"trained for {describe_seconds(seconds)}, without the time for measuring accuracy", flush=True)
 
 
 def describe_early_stop(trainer) -> str:
@@ -128,15 +154,28 @@ def describe_early_stop(trainer) -> str:
     )
 
 
-def describe(row: dict, epochs: int) -> str:
-    """Return one line for a row of the history."""
+def describe(row: dict, epochs: int, errors: Sequence[float] = (), tells_rate: bool = False, best: bool = False) -> str:
+    """Return one line for a row of the history; errors: of some blocks."""
     losses = [loss for loss in row["loss"] if loss is not None]
     shown = (("train", row["train_accuracy"]), ("val", row["val_accuracy"]))
-    accuracies = "".join(f"  {name} {value:.2f} %" for name, value in shown if value is not None)
-    return (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {sum(losses) / len(losses):.4f}{accuracies}"
-        f"  lr {row['learning_rate']:.2g} at start  {row['seconds']:.1f} s  {row['images_per_second']:,.0f} images/s"
-    )
+    parts = [
+        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}",
+        f"loss {sum(losses) / len(losses):.4f}",
+        *([" ".join(["error", *(f"{error:.3g}" for error in errors)])] if errors else []),
+        *(f"{name} {value:.2f} %" for name, value in shown if value is not None),
+        *([f"lr {row['learning_rate']:.2g} at start"] if tells_rate else []),
+        f"{row['seconds']:.1f} s",
+        f"{row['images_per_second']:,.0f} images/s",
+        *(["best so far"] if best else []),
+    ]
+    return "  ".join(parts)
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time in words: '46 s', '12.3 min', '3.4 h'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class ProgressBar(Callback):

@@ -7,9 +7,9 @@ import torch
 
 from errors import READING_ERRORS, UserError, reading
 from models.checkpoint import FORMAT, PROGRAM, check_file, is_whole, read_checkpoint
+from models.version import __version__
 from runs.checks import check_content, in_todays_form
 from runs.files import write_atomic, write_json
-from runs.versions import __version__
 
 MODEL_KEYS = ("config", "info", "network", "inference", "epoch", "val_accuracy", "train_seconds", "model")
 MODEL_KEYS += ("W_embed_start", "images", "threads")  # of best_model.pt

@@ -12,7 +12,7 @@ from errors import UserError
 
 RUN_FILES = ("config.json", "results.json", "best_model.pt", "last.pt", "last_previous.pt")
 FOLDERS = ("logs", "plots", "tensorboard")
-LOCK = ".lock"
+LOCK, FLAGS = ".lock", "flags.json"  # FLAGS: of a comparison
 UNFINISHED = [f".{name}.tmp" for name in (*RUN_FILES, "checkpoint_epoch_*.pt")]  # see checkpoint.write_atomic
 UNFINISHED += ["logs/.training_history.json.tmp", "logs/.examples.npz.tmp", "plots/.*.tmp"]
 
@@ -22,8 +22,9 @@ def open_run_folder(folder: Path) -> Iterator[None]:
     """Make the folder if need be, and lock it; what a process that died was writing is removed.
 
     The lock is the operating system's, so it ends with its process however that ends. Raises UserError where the
-    folder cannot be written to, or another process works in it.
+    folder cannot be written to, or another process works in it. What comes to nothing leaves nothing behind.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -47,7 +48,20 @@ def open_run_folder(folder: Path) -> Iterator[None]:
             for path in folder.glob(pattern):
                 with suppress(OSError):
                     path.unlink()
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                _remove_unused(folder, made)
+
+
+def _remove_unused(folder: Path, made: bool) -> None:
+    """Remove lock and flags where there is nothing beside them, and the folder if it was made for them."""
+    if {path.name for path in folder.iterdir()} <= {LOCK, FLAGS, ".gitkeep"}:
+        for name in (LOCK, FLAGS):
+            (folder / name).unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
 
 
 def set_aside(folder: Path, keep: Path | None = None) -> Path | None:

@@ -84,6 +84,8 @@ class RunResults:
             "accuracy_by_readout": {
                 name: dict(zip(("mean", "sem"), result.accuracy(name), strict=True)) for name in model.readouts
             },
+            "top5_accuracy": result.top5,
+            "accuracy_by_class": dict(zip(model.info.classes, result.by_class, strict=True)),
             "accuracy_u_hat_of_block_1": result.block_1_alone,
             "per_run": result.per_run,
             "accuracy_by_runs": result.by_runs,

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from hardware.device import numerics
-
-__version__ = "0.1.0"
+from models.version import __version__
 
 
 def versions(device: torch.device, ranks: int = 1) -> dict:

@@ -10,8 +10,8 @@ from evaluate import (
     Answers,
     CalibrationSum,
     Evaluator,
-    answer,
     ask,
+    best_answers,
     images_at_a_time,
     joined,
     mean_and_error,
@@ -64,11 +64,17 @@ def test_answers_of_the_first_runs():
     assert first["mean"].tolist() == [0, 2, 2, 2]
 
 
-def test_the_answer_for_one_image_comes_with_what_it_rests_on():
+def test_the_best_answers_come_with_what_they_rest_on():
     p = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.1, 0.8], [0.0, 0.55, 0.45], [0.1, 0.5, 0.4]])  # (4, 3)
-    expected = {"sample": (0, 0.6), "vote": (1, (2 + 1 / 3) / 5), "mean": (2, (0.8 + 0.45 + 0.4) / 4)}
-    for readout, (y, sure) in expected.items():
-        assert answer(Answers(p.unsqueeze(1), p.unsqueeze(1), None), readout, None) == (y, pytest.approx(sure))
+    votes = [(2 + 1 / 3) / 5, (1 + 1 / 3) / 5]
+    means = [0.8 / 4, (0.4 + 0.1 + 0.55 + 0.5) / 4, (0.8 + 0.45 + 0.4) / 4]
+    expected = {"sample": ([0, 1, 2], [0.6, 0.4, 0.0]), "vote": ([1, 2, 0], [votes[0], votes[1], votes[1]])}
+    expected["mean"] = ([2, 1, 0], means[::-1])
+    answers = Answers(p.unsqueeze(1), p.unsqueeze(1), None)
+    for readout, (classes, sure) in expected.items():
+        for k in (1, 3):
+            y, share = best_answers(answers, readout, None, k)
+            assert y.tolist() == [classes[:k]] and share[0].tolist() == pytest.approx(sure[:k])
 
 
 def made_answers(runs=3, batch=4, m=5, d=2, seed=0):
@@ -130,6 +136,18 @@ def test_with_mirror_images_an_image_and_its_mirror_image_get_the_same_answer():
     alone = ask(model, x, [None]).probabilities
     one, two = ask(model, x, [None], mirrored=mirrored), ask(model, mirrored, [None], mirrored=x)
     assert torch.equal(one.probabilities, two.probabilities) and not torch.equal(one.probabilities, alone)
+
+
+@pytest.mark.parametrize("readout", ["sample", "mean"])
+def test_top_5_and_accuracy_by_class(readout):
+    model = make_model(m=7)
+    model.info = ImageInfo(list("abcdefg"), (1, 8, 8), [0.0], [1.0])
+    ranks = torch.tensor([[7.0, 6, 5, 4, 3, 2, 1], [7, 6, 5, 4, 3, 2, 1]]).softmax(dim=1)
+    model.log_prob = lambda z: ranks.log().expand(len(z), -1, -1)  # for both images a, b, c ... g in this order
+    split = Split(torch.zeros(2, 8, 8, 1, dtype=torch.uint8), torch.tensor([0, 5]))
+    result = Evaluator(model, Streams(0), ways=[{}], runs=3, readout=readout).evaluate(split)
+    assert result.top5 == 50 and result.accuracy()[0] == 50
+    assert result.by_class == [100, None, None, None, None, 0, None]
 
 
 def test_mean_and_standard_error():

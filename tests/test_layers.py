@@ -30,6 +30,7 @@ LAYERS = [
     parallel
     train
     assemble
+    runs.predict
     figures
     visualize
     main
@@ -89,6 +90,11 @@ def test_every_file_of_the_house_has_a_layer_and_every_layer_its_file():
     assert [module for module in MODULES if level_of(module) is None] == []
     assert [name for name in LEVELS if name not in MODULES | dict.fromkeys(TOPS)] == []
     assert sum(map(len, LAYERS)) == len(LEVELS) and len(list(ROOT.glob("*.py"))) <= 10
+
+
+def test_what_is_installed_is_the_house():
+    text = (ROOT / "pyproject.toml").read_text().partition("py-modules = [")[2].partition("]")[0]
+    assert set(text.replace('"', "").replace(",", "").split()) == {path.stem for path in ROOT.glob("*.py")}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,21 +1,26 @@
 """The command line as a user meets it: train, continue, evaluate, predict, and what it says to bad input."""
 
+import csv
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from conftest import ROOT, train
 from helpers import assert_equal, weights
 from pictures import make_folder
 from PIL import Image
 
+from errors import UserError
 from figures import FIGURES
+from runs.command import main as command
+from runs.folder import open_run_folder
 
 ONE_HOT = ["--dataset", "digits", "--embedding-type", "one-hot"]
 LAST_LINE = re.compile(r"test accuracy: \d+\.\d\d \+- \d+\.\d\d % \(\d+ runs\)")
@@ -36,6 +41,9 @@ def test_a_training_leaves_the_files_of_a_run(digits_run):
     assert results["test_accuracy_sem"] == pytest.approx(np.std(results["per_run"], ddof=1) / 5**0.5)
     assert results["per_step_accuracy"][-1] == pytest.approx(results["test_accuracy_mean"], abs=1e-3)
     assert set(results["accuracy_by_readout"]) == {"sample", "vote", "mean", "ensemble"}
+    assert list(results["accuracy_by_class"]) == list("0123456789")
+    assert max(results["accuracy_by_class"].values()) > results["test_accuracy_mean"]
+    assert results["test_accuracy_mean"] <= results["top5_accuracy"] <= 100
     history = json.loads((digits_run / "logs" / "training_history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2]
     row = history[0]
@@ -110,6 +118,19 @@ def test_own_images_train_evaluate_predict(run_main, tmp_path):
     assert (code, err, len(out)) == (0, [], 2) and out[0] == out[1]
     name, label, share = out[0].split("\t")
     assert name == str(picture) and label in ("cat", "dog") and 50 <= float(share.split()[0]) <= 100
+    (root / "test" / "notes.txt").touch()
+    code, out, err = run_main("--predict", root / "test", picture, "--top-k", 2, "--checkpoint", run)
+    pictures = [str(path) for path in sorted((root / "test").rglob("*.png"))] + [str(picture)]
+    rows = [line.split("\t") for line in out]
+    assert (code, [row[0] for row in rows]) == (0, pictures) and rows[-1][1:3] == [label, share]
+    assert all({first, second} == {"cat", "dog"} for _, first, _, second, _ in rows)
+    assert err == [f"main.py: {root / 'test'}: files that are no images are left out (1 .txt)"]
+    table = tmp_path / "predictions.csv"
+    code, out, _ = run_main("--predict", *pictures, "--top-k", 2, "--output", table, "--checkpoint", run)
+    assert (code, len(out)) == (0, 1)
+    head, *written = csv.reader(table.read_text().splitlines())
+    assert head == ["file", "class", "probability", "class_2", "probability_2"]
+    assert [[row[0], row[1], f"{100 * float(row[2]):.2f} %", row[3]] for row in written] == [row[:4] for row in rows]
     (root / "test" / "dog").rename(root / "test" / "emu")
     code, _, err = run_main("--evaluate", "--checkpoint", run / "best_model.pt")
     assert code == 2 and "dog" in err[0] and "emu" in err[0]
@@ -158,14 +179,43 @@ def test_a_checkpoint_of_before_the_stratified_split_is_used_but_not_trained_on(
     assert run_main("--checkpoint", tmp_path / "old.pt", "--evaluate")[0] == 0
 
 
-def test_data_that_cannot_be_downloaded_names_the_place_and_two_ways_out(run_main, tmp_path, monkeypatch):
-    def no_network(*_, **__):
+@pytest.mark.parametrize("dataset, files", [("cifar10", "cifar-10-batches-py"), ("mnist", "MNIST/raw")])
+def test_data_that_cannot_be_downloaded_is_one_line_with_two_ways_out_and_leaves_no_folder(
+    run_main, tmp_path, monkeypatch, dataset, files
+):
+    def no_network(url, root, **_):
+        Path(root).mkdir(parents=True, exist_ok=True)
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", no_network)
-    code, _, err = run_main("--dataset", "cifar10", "--data-dir", tmp_path)
-    assert (code, len(err)) == (2, 1)
-    assert str(tmp_path) in err[0] and "--data-dir" in err[0] and "--dataset digits" in err[0]
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    monkeypatch.setattr(
+        "torchvision.datasets.mnist.download_and_extract_archive",
+        lambda url, download_root, **_: no_network(url, download_root),
+    )
+    place = tmp_path / "a" / "data"
+    code, out, err = run_main("--dataset", dataset, "--data-dir", place, "--checkpoint-dir", tmp_path / "run")
+    assert (code, out, len(err)) == (2, [], 1) and str(place / files) in err[0] and "--dataset digits" in err[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_folder_and_no_lock(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(UserError), open_run_folder(tmp_path / name):
+            (tmp_path / name / "flags.json").write_text("{}")
+            raise UserError("no data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    with open_run_folder(tmp_path / "new"):
+        (tmp_path / "new" / "last.pt").touch()
+    assert (tmp_path / "new" / "last.pt").exists()
+
+
+def test_the_command_noprop_is_main(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # as in a program of its own: Ctrl-C ends it
+    monkeypatch.setattr(sys, "argv", ["noprop", "--evaluate"])
+    with pytest.raises(SystemExit) as stop:
+        command()
+    assert stop.value.code == 2 and "--evaluate needs --checkpoint" in capsys.readouterr().err
 
 
 def test_as_a_process_it_is_quiet_on_stderr(digits_run, tmp_path):

@@ -157,7 +157,12 @@ def test_compare_writes_a_table_and_figures_and_goes_on_where_it_was(run_main, t
         assert row["accuracy_mean"] == results["test_accuracy_mean"]
         assert len(row["path"]["test_accuracy"]) == 1 and row["peak_megabytes"] > 10
     table = (tmp_path / "compare.md").read_text()
-    assert table.count("\n") == 4 and f"{rows[1]['accuracy_mean']:.2f} +- " in table
+    assert table.count("\n| ") == 4 and f"{rows[1]['accuracy_mean']:.2f} +- " in table
+    assert table.startswith("# dt, fm on digits\n") and "- seed: 0\n" in table and "- images tested: 360\n" in table
+    command = table.partition("- command: `python main.py ")[2].partition("`")[0]
+    assert parse(command.split()) == parse([*flags, "--checkpoint-dir", str(tmp_path)])
+    columns = [cell.strip() for cell in table.partition("\n| ")[2].partition("\n")[0].strip("|").split("|")]
+    assert [line[2:].partition(":")[0] for line in table.partition("## Columns")[2].split("\n") if line] == columns
     assert {p.name for p in tmp_path.glob("*.png")} == {"compare_accuracy.png", "compare_calibration.png"}
     (tmp_path / "fm" / "results.json").unlink()  # as if it had been stopped
     code, out, err = run_main(*flags, "--checkpoint-dir", tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
+from assemble import name_files
 from errors import UserError
 from rules import adopt, describe_flags, parse, settle, take_embedding_settings
 from settings import make_parser
@@ -22,12 +23,62 @@ def settled(flags):
     return settle(s, given), given
 
 
-def test_help_shows_every_flag_with_its_default(capsys):
+def help_text(capsys, flag):
     with pytest.raises(SystemExit) as stop:
-        make_parser().parse_args(["--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0 and " ".join(text.split()).count("(default:") == len(make_parser().defaults)
+        make_parser().parse_args([flag])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_all_shows_every_flag_with_its_default(capsys):
+    text = help_text(capsys, "--help-all")
+    assert " ".join(text.split()).count("(default:") == len(make_parser().defaults)
     assert set(SPEC_FLAGS.split()) <= {word.strip("[],") for word in text.split()}
+
+
+def test_help_begins_with_five_examples_and_is_short(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = help_text(capsys, "--help").splitlines()
+    assert len(lines) < 80 and "--help-all" in lines[-2]
+    for line in lines[:5]:
+        parse(line.partition("   ")[0].split()[2:])
+    assert "".join(lines[:5]).count("python main.py") == 5 and lines[5] == ""
+    assert {"--dataset", "--epochs", "--checkpoint"} <= {word for line in lines for word in line.split()}
+    assert "--alpha-bar-clip" not in "".join(lines)
+
+
+TYPOS = {
+    "--epoch 3": "did you mean --epochs?",
+    "--batch_size=3": "did you mean --batch-size?",
+    "--embedding one-hot": "did you mean --embedding-type or --embedding-dim or --embedding-init?",
+    "--schedule cosinus": "did you mean cosine?",
+    "--augment flop,crop": "did you mean flip?",
+}
+
+
+@pytest.mark.parametrize("typo", TYPOS)
+def test_a_typo_is_answered_by_what_is_near(typo):
+    with pytest.raises(UserError) as error:
+        parse(typo.split())
+    assert TYPOS[typo] in str(error.value)
+
+
+def test_what_is_near_nothing_is_answered_by_no_guess():
+    for flags in (["--wavelets"], ["--schedule", "square"]):
+        with pytest.raises(UserError) as error:
+            parse(flags)
+        assert "did you mean" not in str(error.value)
+
+
+def test_the_folder_of_a_run_stands_for_the_file_that_the_command_needs(tmp_path):
+    def named(flags):
+        return name_files(parse(flags.split())[0])
+
+    assert named(f"--checkpoint {tmp_path}").checkpoint == f"{tmp_path}/last.pt"
+    assert named(f"--evaluate --checkpoint {tmp_path}").checkpoint == f"{tmp_path}/best_model.pt"
+    assert named(f"--predict x.png --checkpoint {tmp_path}/y.pt").checkpoint == f"{tmp_path}/y.pt"
+    assert named(f"--embedding-from {tmp_path}").embedding_from == f"{tmp_path}/best_model.pt"
+    assert named(f"--merge {tmp_path} {tmp_path}/y.pt").merge == [f"{tmp_path}/last.pt", f"{tmp_path}/y.pt"]
 
 
 def test_the_page_of_flags_is_made_from_the_settings():
@@ -87,6 +138,8 @@ TOGETHER = {
     "--merge a.pt --seed 1": "--seed makes no sense with --merge",
     "--predict a.png --checkpoint x.pt --steps-report": "--steps-report makes no sense with --predict",
     "--predict a.png": "--predict needs --checkpoint",
+    "--top-k 3": "--top-k belongs to --predict",
+    "--evaluate --checkpoint x.pt --output x.csv": "--output belongs to --predict",
 }
 
 

@@ -93,7 +93,7 @@ def two_folders(archive: zipfile.ZipFile) -> None:
 
 FILES = {
     "missing checkpoint": Case(lambda b: evaluate(b.folder / "none.pt"), "none.pt"),
-    "folder as checkpoint": Case(lambda b: evaluate(b.run), "best_model.pt"),
+    "folder without a model": Case(lambda b: evaluate(b.file("other/last.pt").parent), "best_model.pt"),
     "empty checkpoint": Case(lambda b: evaluate(b.file("x.pt")), "not a zip file"),
     "text as checkpoint": Case(lambda b: resume(b.file("text.pt", "hello " * 100)), "text.pt"),
     "image as checkpoint": Case(lambda b: evaluate(b.file("x.png", png(8, 8) * 3)), "x.png"),

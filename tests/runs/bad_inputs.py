@@ -118,6 +118,8 @@ IMAGES = {
     "missing image": Case(lambda b: b.predict(b.folder / "none.png"), "no such file"),
     "folder as image": Case(lambda b: b.predict(b.folder), "folder"),
     "folder named x.png": Case(lambda b: ((b.folder / "x.png").mkdir(), b.predict(b.folder / "x.png"))[1], "folder"),
+    "more classes than there are": Case(lambda b: [*b.image("x.png", RAMP), "--top-k", "11"], "10 classes"),
+    "table that is a folder": Case(lambda b: [*b.image("x.png", RAMP), "--output", b.folder], "--output"),
     "empty image": Case(lambda b: b.image("x.png", b""), "no image"),
     "text as image": Case(lambda b: b.image("x.png", b"no image"), "no image"),
     "truncated PNG": Case(truncated("png"), "half.png"),
