@@ -111,12 +111,15 @@ class SaveRun(Callback):
         return stoppable
 
 
+ERRORS = {"denoise": "mean of |u_hat - u_y|^2", "cross_entropy": "cross-entropy"}  # of a block, by the last term
+
+
 class PrintEpochs(Callback):
     """Prints a line for every epoch, with the learning rate where it has changed, and how long all took.
 
     Args:
         rate: the learning rate that the opening lines tell.
-        weights: of the squared error in the loss of each block; shown is the error of the first, middle and last block.
+        weights: of the error in the loss of each block; shown is the error of the first, middle and last block.
     """
 
     def __init__(self, rate: float, weights: dict[int, float]):
@@ -129,12 +132,14 @@ class PrintEpochs(Callback):
         if self.explains:
             where = f"block{'s' * (len(self.shown) > 1)} {', '.join(map(str, self.shown))}"
             loss = "loss: mean over the blocks, mostly that of the last"
-            print(f"{loss}; error: mean of |u_hat - u_y|^2 in {where}", flush=True)
+            error = ERRORS[trainer.model.loss_terms[-1]]
+            print(f"{loss}; error: {error}, without its weight, in {where}", flush=True)
             self.explains = False
 
     def after_epoch(self, trainer, evaluation) -> None:
         row = trainer.history[-1]
-        errors = [row["loss_denoise"][t - 1] / self.weights[t] for t in self.shown]
+        term = f"loss_{trainer.model.loss_terms[-1]}"
+        errors = [row[term][t - 1] / self.weights[t] for t in self.shown]
         changed, self.rate = row["learning_rate"] != self.rate, row["learning_rate"]
         best = row["val_accuracy"] is not None and trainer.best["epoch"] == trainer.epoch
         print(describe(row, trainer.epochs, errors, changed, best), flush=True)

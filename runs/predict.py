@@ -38,7 +38,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
     files = images_of(s.predict)
     device = use_device(s)
     model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
+    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
     rows = predict(s, model, files, device)
     if s.output:
         write_table(Path(s.output), rows)
