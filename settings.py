@@ -217,7 +217,7 @@ class Settings:
         shapes_blocks=False)
 
     inference: str = setting("inference", "stochastic",
-        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        "stochastic: from noise, as the paper; deterministic: from z_0 = 0 without noise, the same at every run",
         choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
     steps: list = setting("inference", [1000], "steps of inference (of training too for adjoint); of a list such as "
         "5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
@@ -295,9 +295,10 @@ class Settings:
 
     @property
     def ways(self) -> list[dict]:
-        """The ways of inference, as arguments of `denoise`; the last one counts."""
+        """The ways of inference, as arguments of `infer`; the last one counts."""
         ways = METHODS[self.method].network.ways
-        return ways(**self.arguments(ways))
+        common = {"stochastic": False} if self.inference == "deterministic" else {}
+        return [way | common for way in ways(**self.arguments(ways))]
 
     @property
     def inference_of_model(self) -> dict:

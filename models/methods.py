@@ -66,7 +66,6 @@ METHODS = {
             "alpha_bar_clip",
             "eta",
             *POSTERIOR,
-            "inference",
             "block_order",
             "blocks",
         )

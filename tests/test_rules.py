@@ -108,7 +108,7 @@ def test_what_was_not_given_is_no_reason_to_refuse():
     [
         ("", {"epochs": 150, "eta": 0.1, "batch_size": 128, "eval_runs": 5, "readout": "sample"}),
         ("--dataset digits --method ct", {"epochs": 50, "eta": 1.0, "batch_size": 32, "sampler": ["ancestral"]}),
-        ("--dataset mnist --method adjoint", {"epochs": 2, "eta": None, "inference": None}),
+        ("--dataset mnist --method adjoint", {"epochs": 2, "eta": None, "sampler": None}),
         ("--inference deterministic", {"eval_runs": 1}),
         ("--embedding-type prototype", {"embedding_init": "prototype"}),
         ("--lr-scheduler-patience 3", {"lr_schedule": "plateau", "lr_scheduler_patience": 3}),
