@@ -34,7 +34,7 @@ def setting(
         group: heading in --help.
         type: makes the value of a word; without one a default of False makes the flag a switch.
         shown: the default in words, where it depends on other settings.
-        may_change: which of "resume evaluate predict" may set another value than the checkpoint has.
+        may_change: which of "resume evaluate predict export" may set another value than the checkpoint has.
         of_call: the value is that of this command, never that of a checkpoint.
         shapes_blocks: whether the trained blocks depend on it; parts of a training may differ in what does not.
         how: arguments of argparse: choices, nargs, metavar.

@@ -1,4 +1,4 @@
-"""Command line of NoProp: train, continue, evaluate, predict, merge, compare.
+"""Command line of NoProp: train, continue, evaluate, predict, export, merge, compare.
 
 python main.py --dataset digits                                  train, test and draw
 python main.py --evaluate --checkpoint checkpoints_run/best_model.pt
@@ -34,21 +34,24 @@ from assemble import (
     make_evaluator,
     make_model,
     make_trainer,
+    model_to_use,
     restored,
     run_folder,
     take_up,
+    use_device,
 )
 from command_line import as_flag
 from errors import UserError, printable
 from evaluate import answer, ask
-from hardware.device import bfloat16_wanted, pick_device, set_numerics
+from hardware.device import bfloat16_wanted
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
 from loaders.image_folder import decode_images, match_channels
-from models.checkpoint import require_whole
+from models.export import export
 from models.methods import methods_with
 from models.random_streams import Streams
-from rules import adopt, check_ranks, parse, settle, take_embedding_settings
+from rules import COMMANDS, adopt, check_ranks, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
+from runs.files import write_atomic
 from runs.folder import open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
@@ -118,12 +121,14 @@ def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignal
     """Do what the command line says."""
     s, given = parse(argv)
     find_temporary_folder(run_folder(s))
-    if s.evaluate or s.predict or s.merge or s.compare:
+    if any(getattr(s, name) for name in COMMANDS):
         check_ranks(s, processes.size)
     if s.evaluate:
         evaluate_checkpoint(s, given)
     elif s.predict:
         predict_files(s, given)
+    elif s.export:
+        export_model(s, given)
     elif s.merge:
         merge(s)
     elif s.compare:
@@ -245,13 +250,9 @@ def draw_pictures(run: Path) -> None:
 
 def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     """Print the accuracy of a checkpoint's model on the test images; its settings and data are the checkpoint's."""
-    run, checkpoint = run_folder(s), load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    s = adopt(s, given, checkpoint["config"])
-    device = use_device(s)
-    test = load_tested(s, checkpoint)
-    model = restored(s.checkpoint, checkpoint).to(device)
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
+    run = run_folder(s)
+    s, checkpoint, model = model_to_use(s, given)
+    test, device = load_tested(s, checkpoint), model.W_embed.device
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
         raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
@@ -268,21 +269,24 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
 
 def predict_files(s: Settings, given: set[str]) -> None:
     """Print class and probability of image files, a line each: file, class, per cent."""
-    checkpoint = load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    files, s = s.predict, adopt(s, given, checkpoint["config"])
-    device = use_device(s)
-    model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.network(model.info.image_shape), s.batch_size, checkpoint)
-    channels, height, width = model.info.image_shape
-    images = match_channels(decode_images(files, (height, width)), channels)
+    s, _, model = model_to_use(s, given)
+    (channels, height, width), device = model.info.image_shape, model.W_embed.device
+    images = match_channels(decode_images(s.predict, (height, width)), channels)
     streams, how = Streams(s.seed, device), s.ways[-1]
-    for name, image in zip(files, images.to(device), strict=True):
+    for name, image in zip(s.predict, images.to(device), strict=True):
         generators = [streams.fresh("predict", r) for r in range(s.eval_runs)]  # the same noise for every file
         mirrored = model.see(image[None].flip(2)) if s.mirror_test else None
         answers = ask(model, model.see(image[None]), generators, mirrored=mirrored, **how)
         y, sure = answer(answers, s.readout, model)
         print(f"{printable(name)}\t{printable(model.info.classes[y])}\t{100 * sure:.2f} %")
+
+
+def export_model(s: Settings, given: set[str]) -> None:
+    """Write a checkpoint's model as a file that needs nothing of this program."""
+    s, _, model = model_to_use(s, given)
+    path = Path(s.export)
+    write_atomic(path, lambda file: export(model, file, path.suffix, s.readout, s.mirror_test, **s.ways[-1]))
+    print(printable(f"exported to {path}: uint8 images {('N', *model.info.image_shape)} -> probabilities"))
 
 
 def merge(s: Settings) -> None:
@@ -327,16 +331,6 @@ def compare(s: Settings, given: set[str]) -> None:
         from figures.comparison import write_comparison
 
         write_comparison(folder, s.compare, s.dataset)
-
-
-def use_device(s: Settings, processes: OneProcess | None = None) -> torch.device:
-    """Return the device that the settings mean, ready for use."""
-    rank = processes.local_rank if processes else 0
-    device = pick_device(s.device, s.no_cuda, rank, s.offload_blocks)
-    set_numerics(device, not s.no_deterministic)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from command_line import (
 )
 from data import AUGMENTATIONS, DATASETS, datasets_with
 from models.encoders import ENCODERS, is_encoder
+from models.export import SUFFIXES
 from models.methods import METHODS, arguments_for, methods_with
 from models.NoProp_CT import LOSSES, SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
@@ -42,7 +43,7 @@ ON_OFF = one_of_these({"on": True, "off": False})
 SPLITS = {"test": "test", "val": "validation"}  # names of what is tested, in words
 LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
-ANYTIME, USE = "resume evaluate predict", "evaluate predict"
+ANYTIME, USE, ANSWER = "resume evaluate predict", "evaluate predict", "evaluate predict export"
 
 
 def encoder_name(text: str) -> str:
@@ -50,6 +51,15 @@ def encoder_name(text: str) -> str:
     if not is_encoder(text):
         raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(ENCODERS)}, timm:NAME)")
     return text
+
+
+def exported_file(text: str) -> str:
+    """Return the name of a file to export to; an argparse type."""
+    if not text.endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not end in {' or '.join(SUFFIXES)}, which says what is written"
+        )
+    return place(text)
 
 
 def augmentations(text: str) -> list[str] | None:
@@ -195,17 +205,21 @@ class Settings:
     predict: list | None = setting("evaluation and prediction", None,
         "class and probability of image files, by the model of --checkpoint", place, nargs="+", metavar="IMAGE",
         may_change="predict", of_call=True, shapes_blocks=False)
+    export: str | None = setting("evaluation and prediction", None, "write the model of --checkpoint as ONNX (.onnx; "
+        "pip install onnx onnxscript) or a program of torch.export (.pt2): uint8 images in, class probabilities out, "
+        "by --inference deterministic", exported_file, metavar="FILE", may_change="export", of_call=True,
+        shapes_blocks=False)
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False)
     eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time",
         number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
         may_change="resume evaluate", shapes_blocks=False)
     mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
-        "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=USE, shapes_blocks=False)
+        "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=ANSWER, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
         "most frequent class of the runs; mean: the largest mean probability; ensemble (dt): the largest mean "
         "probability of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
-        shown="sample; with --predict: mean", may_change=USE, shapes_blocks=False)
+        shown="sample; with --predict or --export: mean", may_change=ANSWER, shapes_blocks=False)
     eval_split: str = setting("evaluation and prediction", "test", "what is tested: the test images, or, while one "
         "chooses settings, val: the validation split, and the test images are not even read", choices=SPLITS,
         may_change="resume evaluate", shapes_blocks=False)
@@ -221,19 +235,20 @@ class Settings:
         choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
     steps: list = setting("inference", [1000], "steps of inference (of training too for adjoint); of a list such as "
         "5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
-        metavar="N,...", may_change=USE)
+        metavar="N,...", may_change=ANSWER)
     sampler: list = setting("inference", ["ancestral"],
         "eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
-        list_of(one_of(SAMPLERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+        list_of(one_of(SAMPLERS)), metavar="NAME,...", may_change=ANSWER, shapes_blocks=False)
     solver: list = setting("inference", ["euler"], "how the ODE (of ct with --sampler ode) is solved: "
         + ", ".join(SOLVERS) + ", or a list; dopri5 takes as many steps as its tolerance needs",
-        list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+        list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=ANSWER, shapes_blocks=False)
 
     merge: list | None = setting("files", None,
         "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir", place, nargs="+",
         metavar="PART", of_call=True, shapes_blocks=False)
-    checkpoint: str | None = setting("files", None, "training: continue from it; with --evaluate or --predict: the "
-        "model to use. Its settings need not be repeated", place, metavar="PATH", may_change=ANYTIME, of_call=True,
+    checkpoint: str | None = setting("files", None, "training: continue from it; with --evaluate, --predict or "
+        "--export: the model to use. Its settings need not be repeated", place, metavar="PATH",
+        may_change=f"{ANYTIME} export", of_call=True,
         shapes_blocks=False)
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,

@@ -1,6 +1,6 @@
 """Write a network as a file that needs nothing of this program: ONNX, or a program of torch.export.
 
-It takes uint8 images (N, C, H, W) of any N and returns class probabilities (N, m), by one run from z_0 = 0 without noise.
+It takes uint8 images (N, C, H, W) of any N and returns class probabilities (N, m), by one run without noise.
 Example: with open("model.onnx", "wb") as file: export(load("best_model.pt"), file, ".onnx", steps=20)
 """
 
@@ -20,7 +20,6 @@ SUFFIXES = (".onnx", ".pt2")
 READOUTS = ("sample", "mean", "ensemble")  # of one run the first two are the same
 MOST_CALLS = 50  # calls of the network: each is written out, with all its operations
 ONNX_BYTES = 2 * 10**9  # one file holds no more
-ANY_NUMBER = ({0: Dim("N")},)  # the shape of the only input
 
 
 class Answer(nn.Module):
@@ -49,9 +48,14 @@ class Answer(nn.Module):
         return p.unflatten(0, (2, -1)).mean(dim=0) if self.mirror else p
 
 
+def any_number() -> tuple[dict]:
+    """Return the shape of the images as torch.export wants it: their number is not fixed."""
+    return ({0: Dim("N")},)
+
+
 def trace(module: nn.Module, images: Tensor) -> ExportedProgram:
     """Return a module as a program of torch.export for any number of images; the given ones are examples."""
-    return torch.export.export(module, (images,), dynamic_shapes=ANY_NUMBER, strict=False)
+    return torch.export.export(module, (images,), dynamic_shapes=any_number(), strict=False)
 
 
 @torch.no_grad()
@@ -87,7 +91,7 @@ def _require_onnx(net: Classifier) -> None:
 
 def _onnx(module: nn.Module, images: Tensor, classes: str) -> bytes:
     """Return a module as the bytes of an ONNX file with named input, output and dimension."""
-    names = {"input_names": ["images"], "output_names": ["probabilities"], "dynamic_shapes": ANY_NUMBER}
+    names = {"input_names": ["images"], "output_names": ["probabilities"], "dynamic_shapes": any_number()}
     model = torch.onnx.export(module, (images,), dynamo=True, verbose=False, **names).model_proto
     model.metadata_props.add(key="classes", value=classes)
     return model.SerializeToString()
