@@ -286,7 +286,8 @@ def export_model(s: Settings, given: set[str]) -> None:
     s, _, model = model_to_use(s, given)
     path = Path(s.export)
     write_atomic(path, lambda file: export(model, file, path.suffix, s.readout, s.mirror_test, **s.ways[-1]))
-    print(printable(f"exported to {path}: uint8 images {('N', *model.info.image_shape)} -> probabilities"))
+    shape = "x".join(map(str, ("N", *model.info.image_shape)))
+    print(printable(f"exported to {path}: uint8 images {shape} -> probabilities Nx{len(model.info.classes)}"))
 
 
 def merge(s: Settings) -> None:

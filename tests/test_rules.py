@@ -87,6 +87,14 @@ TOGETHER = {
     "--merge a.pt --seed 1": "--seed makes no sense with --merge",
     "--predict a.png --checkpoint x.pt --steps-report": "--steps-report makes no sense with --predict",
     "--predict a.png": "--predict needs --checkpoint",
+    "--export a.onnx": "--export needs --checkpoint",
+    "--export a.zip --checkpoint x.pt": "'a.zip' does not end in .onnx or .pt2",
+    "--export a.pt2 --checkpoint x.pt --inference deterministic": "--inference makes no sense with --export",
+    "--export a.pt2 --checkpoint x.pt --readout vote": "--readout vote joins several runs",
+    "--export a.pt2 --checkpoint x.pt --num-blocks 51": "at most 50, and these are 51: a model of fewer blocks",
+    "--export a.pt2 --checkpoint x.pt --method fm": "at most 50, and these are 1000: lower --steps",
+    "--export a.pt2 --checkpoint x.pt --method fm --solver heun --steps 26": "at most 50, and these are 52: lower",
+    "--export a.pt2 --checkpoint x.pt --method fm --solver dopri5": "--export needs steps that are known before",
 }
 
 
@@ -145,6 +153,7 @@ USE = {
     "resume": "--checkpoint x.pt",
     "evaluate": "--evaluate --checkpoint x.pt",
     "predict": "--predict a --checkpoint x",
+    "export": "--export a.onnx --checkpoint x",
 }
 
 
@@ -163,6 +172,8 @@ def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
         ("evaluate", "", "embedding_type", "one-hot"),
         ("predict", "", "readout", "mean"),
         ("predict", "--seed 4", "seed", 4),
+        ("export", "", "readout", "mean"),
+        ("export", "--readout ensemble", "ways", [{"stochastic": False}]),
     ],
 )
 def test_a_checkpoint_gives_the_settings_and_some_flags_may_differ(use, flags, name, value):
