@@ -22,7 +22,7 @@ NETWORKS = {
     "fm": (NoPropNetFM, {"flow_sigma": 1.0}, {"steps": 3}, "mean"),
     "ct": (
         NoPropNetCT,
-        {"class_probability": "posterior", "posterior_sigma": 2.0},
+        {"class_probability": "posterior", "posterior_sigma": 1.0},
         {"steps": 2, "sampler": "ode"},
         "mean",
     ),
