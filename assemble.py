@@ -12,8 +12,10 @@ from data import Batches, Split, TrainingData, as_known, load_images, training_d
 from errors import READING_ERRORS, UserError, printable, reading, require
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
 from hardware.device import compile_networks, pick_device, set_numerics
+from hardware.threads import set_threads
 from models.blocks import select_blocks
 from models.build import build, draw_weights, load_encoder, restore, starting_embedding
+from models.checkpoint import require_whole
 from models.classifier import Classifier
 from models.encoders import make_encoder
 from models.image_info import ImageInfo
@@ -21,9 +23,9 @@ from models.methods import METHODS
 from models.random_streams import Streams
 from optimizers.offload import move_without_blocks
 from optimizers.updater import Updater
-from rules import COMMANDS
+from rules import COMMANDS, adopt
 from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
-from runs.checkpoint import BEST, LAST
+from runs.checkpoint import BEST, LAST, load_checkpoint
 from runs.process import OneProcess
 from runs.results import RunResults
 from runs.signals import StopSignals
@@ -244,6 +246,16 @@ def restored(path: str, checkpoint: dict, blocks: list[int] | None = None) -> Cl
         model = restore(checkpoint["network"], checkpoint["model"], blocks)
     model.info = ImageInfo(**checkpoint["info"])
     return model
+
+
+def model_to_use(s: Settings, given: set[str]) -> tuple[Settings, dict, Classifier]:
+    """Return the settings, the checkpoint and its model on the device, for a command that trains nothing."""
+    checkpoint = load_checkpoint(s.checkpoint)
+    require_whole(s.checkpoint, checkpoint)
+    s = adopt(s, given, checkpoint["config"])
+    model = restored(s.checkpoint, checkpoint).to(use_device(s)).eval()
+    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
+    return s, checkpoint, model
 
 
 def make_evaluator(s: Settings, model: Classifier, streams: Streams, processes: OneProcess | None = None) -> Evaluator:

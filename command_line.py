@@ -7,7 +7,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import Field, field, fields
 from difflib import get_close_matches
@@ -31,7 +31,7 @@ def setting(
     shown: str | Callable[[], str] | None = None,
     may_change: str = "",
     of_call: bool = False,
-    shapes_blocks: bool = True,
+    shapes_blocks: bool | None = None,
     common: bool = False,
     more: str | Callable[[], str] = "",
     **how,
@@ -42,15 +42,17 @@ def setting(
         group: heading in --help.
         type: makes the value of a word; without one a default of False makes the flag a switch.
         shown: the default in words, where it depends on other settings.
-        may_change: which of "resume evaluate predict" may set another value than the checkpoint has.
+        may_change: which of "resume evaluate predict export" may set another value than the checkpoint has.
         of_call: the value is that of this command, never that of a checkpoint.
-        shapes_blocks: whether the trained blocks depend on it; parts of a training may differ in what does not.
+        shapes_blocks: whether the trained blocks depend on it, by default on all that is not of_call; parts of a
+            training may differ in what does not.
         common: whether --help shows it; --help-all shows all.
         more: what follows the help in --help-all and docs/flags.md only.
         how: arguments of argparse: choices, nargs, metavar.
     """
     declared = {"group": group, "help": help, "shown": shown, "may_change": may_change.split(), "of_call": of_call}
     how |= {"type": type} if type else {"action": "store_true"} if default is False else {}
+    shapes_blocks = not of_call if shapes_blocks is None else shapes_blocks
     declared |= {"shapes_blocks": shapes_blocks, "common": common, "more": more, "how": how}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=declared)
@@ -257,3 +259,45 @@ def list_of(convert: Callable[[str], object]):
         return values
 
     return convert_all
+
+
+def ending_in(endings: tuple[str, ...]) -> Callable[[str], str]:
+    """Return the type of a file's name with one of some endings."""
+
+    def check(text: str) -> str:
+        if not text.endswith(endings):
+            wanted = " or ".join(endings)
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {wanted}, which says what is written")
+        return place(text)
+
+    return check
+
+
+def defaults_in_words(name: str, owners: Mapping) -> str:
+    """Return the defaults of a setting that depend on its owner, of a registry."""
+    return ", ".join(f"{owner} {show(each.defaults[name])}" for owner, each in owners.items() if name in each.defaults)
+
+
+def epochs_in_words(methods: Mapping, datasets: Iterable[str]) -> str:
+    """Return the default epochs of methods, of data sets with the same ones together."""
+    by_text: dict[str, list[str]] = {}
+    for dataset in datasets:
+        by_number: dict[int, list[str]] = {}
+        for name, method in methods.items():
+            by_number.setdefault(method.epochs.get(dataset, method.epochs["other"]), []).append(name)
+        text = ", ".join(f"{n} ({' '.join(names)})" for n, names in by_number.items())
+        by_text.setdefault(text, []).append(dataset)
+    return "; ".join(f"{' '.join(names)} {text}" for text, names in by_text.items())
+
+
+def recipes_in_words(methods: Mapping, recipes: Iterable[str]) -> str:
+    """Return every recipe with the flags that it stands for, those first that it has for all methods."""
+    texts = []
+    for recipe in recipes:
+        own = {name: m.recipes[recipe].items() for name, m in methods.items() if recipe in m.recipes}
+        words = {name: [f"{as_flag(k)} {show(v)}" for k, v in flags] for name, flags in own.items()}
+        common = [word for word in next(iter(words.values())) if all(word in each for each in words.values())]
+        more = {name: [word for word in each if word not in common] for name, each in words.items()}
+        texts.append(f"{recipe} ({' '.join(own)}) is {' '.join(common)}")
+        texts[-1] += "".join(f", {name} {' '.join(each)}" for name, each in more.items() if each)
+    return ": " + "; ".join(texts)

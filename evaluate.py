@@ -49,7 +49,7 @@ def ask(
     mirrored: Tensor | None = None,
     **how,
 ) -> Answers:
-    """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.denoise.
+    """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.infer.
 
     see: is shown (step, z, class weights of u_hat or None) on the way. mirrored: x of the mirror images, answers to
     which are averaged with those to x.
@@ -57,7 +57,7 @@ def ask(
     if mirrored is not None:
         two = ask(model, x, generators, see, **how), ask(model, mirrored, generators, **how)
         return Answers(*(None if a is None else (a + b) / 2 for a, b in zip(*two, strict=True)))
-    path, answering = model.denoise(x, generators, **how), model.answering(**how)
+    path, answering = model.infer(x, generators, **how), model.answering(**how)
     next(path)  # z_0, mere noise
     total: Tensor | float = 0.0
     for step, (z, weights) in enumerate(path):
@@ -248,7 +248,7 @@ class Evaluator:
     """Evaluates a model by inference runs.
 
     Args:
-        ways: arguments of model.denoise, one dict for each way of inference; the last one counts.
+        ways: arguments of model.infer, one dict for each way of inference; the last one counts.
         runs, readout: inference runs, and which answer of theirs counts.
         relay: see NoPropNetDT.denoise.
         hides_bars: tqdm's `disable`.
@@ -304,7 +304,7 @@ class Evaluator:
         generators, how = self._generators("examples"), self.quick()
         images = chosen.images[:]
         x = self.model.see(images)
-        path = list(self.model.denoise(x, generators, **how, **self._relay()))
+        path = list(self.model.infer(x, generators, **how, **self._relay()))
         p = self.model.answer(*path[-1])
         content = {
             "images": images,

@@ -1,4 +1,4 @@
-"""Command line of NoProp: train, continue, evaluate, predict, merge, compare.
+"""Command line of NoProp: train, continue, evaluate, predict, export, merge, compare.
 
 python main.py --help                                            examples and common flags
 torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
@@ -33,6 +33,7 @@ from assemble import (
     make_evaluator,
     make_model,
     make_trainer,
+    model_to_use,
     name_files,
     restored,
     run_folder,
@@ -43,11 +44,12 @@ from command_line import as_flag
 from errors import UserError, printable
 from hardware.device import bfloat16_wanted
 from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
-from models.checkpoint import require_whole
+from models.export import export
 from models.methods import methods_with
 from models.random_streams import Streams
-from rules import adopt, check_ranks, parse, settle, take_embedding_settings
+from rules import COMMANDS, adopt, check_ranks, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
+from runs.files import write_atomic
 from runs.folder import FLAGS, open_run_folder
 from runs.launch import same_flags, start_or_continue, tokens
 from runs.opening import announce, make_room, resumable, write_config
@@ -119,12 +121,14 @@ def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignal
     s, given = parse(argv)
     s = name_files(s)
     find_temporary_folder(run_folder(s))
-    if s.evaluate or s.predict or s.merge or s.compare:
+    if any(getattr(s, name) for name in COMMANDS):
         check_ranks(s, processes.size)
     if s.evaluate:
         evaluate_checkpoint(s, given)
     elif s.predict:
         predict_files(s, given)
+    elif s.export:
+        export_model(s, given)
     elif s.merge:
         merge(s)
     elif s.compare:
@@ -245,13 +249,9 @@ def draw_pictures(run: Path) -> None:
 
 def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
     """Print the accuracy of a checkpoint's model on the test images; its settings and data are the checkpoint's."""
-    run, checkpoint = run_folder(s), load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    s = adopt(s, given, checkpoint["config"])
-    device = use_device(s)
-    test = load_tested(s, checkpoint)
-    model = restored(s.checkpoint, checkpoint).to(device)
-    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
+    run = run_folder(s)
+    s, checkpoint, model = model_to_use(s, given)
+    test, device = load_tested(s, checkpoint), model.W_embed.device
     results = RunResults(run, s, make_evaluator(s, model, Streams(s.seed, device)), checkpoint["W_embed_start"])
     if (run / LAST).exists() and run.resolve() != Path(s.checkpoint).resolve().parent:
         raise UserError(f"{run} holds another training than {s.checkpoint}: name another --checkpoint-dir")
@@ -264,6 +264,15 @@ def evaluate_checkpoint(s: Settings, given: set[str]) -> None:
         evaluation = results.test(test, checkpoint)
         draw_pictures(run)
     print_accuracies(evaluation, s.steps_report, s.counted, results.split)
+
+
+def export_model(s: Settings, given: set[str]) -> None:
+    """Write a checkpoint's model as a file that needs nothing of this program."""
+    s, _, model = model_to_use(s, given)
+    path = Path(s.export)
+    write_atomic(path, lambda file: export(model, file, path.suffix, s.readout, s.mirror_test, **s.ways[-1]))
+    shape = "x".join(map(str, ("N", *model.info.image_shape)))
+    print(printable(f"exported to {path}: uint8 images {shape} -> probabilities Nx{len(model.info.classes)}"))
 
 
 def merge(s: Settings) -> None:

@@ -10,11 +10,13 @@ from data import DATASETS
 from errors import UserError, require
 from models.blocks import format_blocks
 from models.encoders import OPTIONS
+from models.export import MOST_CALLS, READOUTS
 from models.methods import METHODS, arguments_for, methods_with
 from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owners_of
 
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
-COMMANDS = ("evaluate", "predict", "merge", "compare")
+USES = ("evaluate", "predict", "export")  # of a trained model
+COMMANDS = (*USES, "merge", "compare")
 
 
 def parse(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
@@ -44,7 +46,7 @@ def settle(s: Settings, given: set[str]) -> Settings:
     defaults = {
         "embedding_init": "prototype" if s.embedding_type == "prototype" else "orthogonal",
         "eval_runs": 1 if s.inference == "deterministic" else 5,
-        "readout": "mean" if s.predict else "sample",
+        "readout": "mean" if s.predict or s.export else "sample",
         "lr_schedule": "plateau" if s.lr_scheduler_patience else "constant",
         "epochs": method.epochs.get(s.dataset, method.epochs["other"]),
         **dataset.defaults,
@@ -64,7 +66,7 @@ def adopt(s: Settings, given: set[str], config: dict) -> Settings:
 
     Raises UserError for any other given flag that is not as in the checkpoint.
     """
-    use = "evaluate" if s.evaluate else "predict" if s.predict else "resume"
+    use = next((name for name in USES if getattr(s, name)), "resume")
     free = names_where(lambda about: use in about["may_change"])
     if "method" not in given:
         _check_owners(given, replace(s, method=config["method"], dataset=config["dataset"]))
@@ -82,7 +84,9 @@ def adopt(s: Settings, given: set[str], config: dict) -> Settings:
     values = {**config, **{name: getattr(s, name) for name in own}}
     if use != "resume":
         values |= {"amp": False, "compile": False, "offload_blocks": False}
-    if use == "predict" and "readout" not in given:
+    if use == "export":
+        values |= {"inference": "deterministic", "eval_runs": None, "device": "cpu"}
+    if use in ("predict", "export") and "readout" not in given:
         values["readout"] = None  # of its own default
     if "inference" in given and "eval_runs" not in given:
         values["eval_runs"] = None
@@ -137,7 +141,7 @@ def check_ranks(s: Settings, size: int) -> None:
             f"torchrun deals out blocks that learn alone, and --method {s.method} has none: start it with python"
         )
     if any(getattr(s, name) for name in COMMANDS):
-        raise UserError("torchrun is for training: call python main.py to evaluate, predict, merge or compare")
+        raise UserError("torchrun is for training: call python main.py to evaluate, predict, export, merge or compare")
     if ":" in s.device:
         raise UserError(f"--device {s.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(s.blocks or range(s.num_blocks))
@@ -154,7 +158,7 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     modes = [as_flag(name) for name in COMMANDS if getattr(s, name)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} are different things: give one of them")
-    if (s.evaluate or s.predict) and not s.checkpoint:
+    if any(getattr(s, name) for name in USES) and not s.checkpoint:
         raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
     senseless = set()
     if s.compare:
@@ -168,6 +172,9 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         senseless |= {"auto_resume"}
     for name in sorted(given & {"top_k", "output"} if not s.predict else ()):
         raise UserError(f"{as_flag(name)} belongs to --predict: leave it out")
+    if s.export:
+        others = names_where(lambda about: about["may_change"] or about["of_call"])
+        senseless = others - names_where(lambda about: "export" in about["may_change"])
     if s.auto_resume and s.checkpoint:
         raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):
@@ -186,7 +193,13 @@ def _check_owners(given: set[str], s: Settings) -> None:
 def _check_together(s: Settings, given: set[str]) -> None:
     """Raise UserError for the first given flag that makes no sense beside the others."""
     _check_owners(given, s)
-    for name, wrong, why in [*_part_rules(s), *_model_rules(s), *_training_rules(s), *_inference_rules(s)]:
+    for name, wrong, why in [
+        *_part_rules(s),
+        *_model_rules(s),
+        *_training_rules(s),
+        *_inference_rules(s),
+        *_export_rules(s),
+    ]:
         if name in given and wrong:
             raise UserError(f"{as_flag(name)} {why}")
 
@@ -284,6 +297,22 @@ def _inference_rules(s: Settings) -> Rules:
         ("solver", ancestral, "needs --sampler ode too (or ancestral,ode)"),
         ("steps", no_steps, "makes no sense with --solver dopri5, which chooses its steps"),
         ("steps", several, one),
+    ]
+
+
+def _export_rules(s: Settings) -> Rules:
+    if not s.export:
+        return []
+    way = s.ways[-1]
+    solver, in_steps = way.get("solver"), "steps" in way
+    calls = (way["steps"] if in_steps else s.num_blocks or 1) * (2 if solver == "heun" else 1)
+    too_many = f"writes out every call of the network, at most {MOST_CALLS}, and these are {calls}: "
+    adaptive = "needs steps that are known before: dopri5 chooses them, give --solver euler or heun"
+    one_run = f"{s.readout} joins several runs, and an exported model makes one: take {' or '.join(READOUTS[1:])}"
+    return [
+        ("export", solver == "dopri5", adaptive),
+        ("export", calls > MOST_CALLS, too_many + ("lower --steps" if in_steps else "a model of fewer blocks can be")),
+        ("readout", s.readout not in READOUTS, one_run),
     ]
 
 

@@ -18,18 +18,21 @@ from command_line import (
     RATE,
     WEIGHT,
     Parser,
-    as_flag,
     block_list,
+    defaults_in_words,
+    ending_in,
+    epochs_in_words,
     list_of,
     number,
     one_of,
     one_of_these,
     place,
+    recipes_in_words,
     setting,
-    show,
 )
 from data import AUGMENTATIONS, DATASETS, datasets_with
 from models.encoders import ENCODERS, is_encoder
+from models.export import SUFFIXES
 from models.methods import METHODS, arguments_for, methods_with
 from models.networks import NETWORKS
 from models.NoProp_CT import LOSSES, SAMPLERS
@@ -43,7 +46,8 @@ ON_OFF = one_of_these({"on": True, "off": False})
 SPLITS = {"test": "test", "val": "validation"}  # names of what is tested, in words
 LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
-ANYTIME, USE = "resume evaluate predict", "evaluate predict"
+COUNT_OF_PARTS = number(int, 1, 65536)
+ANYTIME, USE, ANSWER = "resume evaluate predict", "evaluate predict", "evaluate predict export"
 
 
 def encoder_name(text: str) -> str:
@@ -56,35 +60,9 @@ def augmentations(text: str) -> list[str] | None:
     return None if text == "off" else list_of(one_of(AUGMENTATIONS))(text)
 
 
-def _epochs() -> str:
-    """Return the default epochs in words, of data sets with the same ones together."""
-    datasets: dict[str, list[str]] = {}
-    for dataset in DATASETS:
-        by_number: dict[int, list[str]] = {}
-        for name, method in METHODS.items():
-            by_number.setdefault(method.epochs.get(dataset, method.epochs["other"]), []).append(name)
-        text = ", ".join(f"{n} ({' '.join(names)})" for n, names in by_number.items())
-        datasets.setdefault(text, []).append(dataset)
-    return "; ".join(f"{' '.join(names)} {text}" for text, names in datasets.items())
-
-
-def _recipes() -> str:
-    """Return every recipe with the flags that it stands for, those first that it has for all methods."""
-    texts = []
-    for recipe in RECIPES:
-        own = {name: m.recipes[recipe].items() for name, m in METHODS.items() if recipe in m.recipes}
-        words = {name: [f"{as_flag(k)} {show(v)}" for k, v in flags] for name, flags in own.items()}
-        common = [word for word in next(iter(words.values())) if all(word in each for each in words.values())]
-        more = {name: [word for word in each if word not in common] for name, each in words.items()}
-        texts.append(f"{recipe} ({' '.join(own)}) is {' '.join(common)}")
-        texts[-1] += "".join(f", {name} {' '.join(each)}" for name, each in more.items() if each)
-    return ": " + "; ".join(texts)
-
-
 def _by_owner(name: str) -> str:
     """Return the defaults of a setting that depend on the method or the data set, in words."""
-    owners = {**METHODS, **DATASETS}
-    return ", ".join(f"{owner} {show(each.defaults[name])}" for owner, each in owners.items() if name in each.defaults)
+    return defaults_in_words(name, {**METHODS, **DATASETS})
 
 
 def _augment() -> str:
@@ -118,19 +96,16 @@ class Settings:
         common=True)
     compare: list | None = setting("method", None, "train several methods, such as dt,backprop,ct,fm, each in a "
         "folder of its own in --checkpoint-dir, and compare them in a table and figures", list_of(one_of(METHODS)),
-        metavar="METHOD,...", of_call=True, shapes_blocks=False, common=True)
+        metavar="METHOD,...", of_call=True, common=True)
     num_blocks: int | None = setting("method", None, "blocks T, or pieces K", number(int, 1, MAX_BLOCKS),
         shown=lambda: _by_owner("num_blocks"), metavar="T", common=True)
     network: str = setting("method", "noprop", "what is cut into blocks: noprop, the paper's block with a path for the "
         "noise level, once for each; vit, one transformer; classifier trains it as a whole", choices=NETWORKS)
-    vit_layers: int | None = setting("method", None, "layers of the whole transformer", number(int, 1, 1000),
-        shown="12", metavar="L")
-    vit_width: int | None = setting("method", None, "width of its tokens", number(int, 1, 65536), shown="128",
-        metavar="N")
-    vit_heads: int | None = setting("method", None, "heads of its attention", number(int, 1, 1000), shown="4",
-        metavar="N")
-    vit_patch: int | None = setting("method", None, "side of its patches", number(int, 1, 4096), shown="4",
-        metavar="PIXELS")
+    vit_layers: int | None = setting("method", None, "layers of the whole transformer", COUNT_OF_PARTS, shown="12",
+        metavar="L")
+    vit_width: int | None = setting("method", None, "width of its tokens", COUNT_OF_PARTS, shown="128", metavar="N")
+    vit_heads: int | None = setting("method", None, "heads of its attention", COUNT_OF_PARTS, shown="4", metavar="N")
+    vit_patch: int | None = setting("method", None, "side of its patches", COUNT_OF_PARTS, shown="4", metavar="N")
     encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block: "
         + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)", encoder_name, metavar="NAME")
     encoder_width: int | None = setting("method", None, "channels at the end of the encoder airbench",
@@ -169,7 +144,7 @@ class Settings:
         shown=lambda: _by_owner("eta"), metavar="ETA")
     flow_sigma: float = setting("noise", 0.1,
         "deviation of z_t around the line from noise to embedding, in units of the embedding", RATE, metavar="S")
-    noise_range: list = setting("noise", [0.002, 80.0], "smallest and largest noise level sigma", list_of(RATE),
+    noise_range: list = setting("noise", [0.002, 80.0], "least and largest noise level sigma", list_of(RATE),
         metavar="LOW,HIGH")
     p_mean: float = setting("noise", -1.2, "mean of log sigma in training", number(float, -100, 100), metavar="P")
     p_std: float = setting("noise", 1.2, "deviation of log sigma in training", RATE, metavar="P")
@@ -177,8 +152,8 @@ class Settings:
         number(float, 0, 1), metavar="PART")
     stratified_time: bool = setting("noise", False, "spread t evenly over every batch")
 
-    epochs: int | None = setting("training", None, "passes over the training images", POSITIVE, shown=_epochs,
-        metavar="N", may_change="resume", shapes_blocks=False, common=True)
+    epochs: int | None = setting("training", None, "passes over the training images", POSITIVE, metavar="N",
+        shown=lambda: epochs_in_words(METHODS, DATASETS), may_change="resume", shapes_blocks=False, common=True)
     batch_size: int | None = setting("training", None, "images per step", number(int, 2, MAX_COUNT),
         shown=lambda: _by_owner("batch_size"), metavar="N", common=True)
     block_order: str = setting("training", "interleaved", "order of the updates within an epoch: every batch through "
@@ -190,8 +165,9 @@ class Settings:
     early_stopping_patience: int = setting("training", 0,
         "epochs without a better validation accuracy after which training ends; 0: never", COUNT, metavar="N",
         may_change="resume")
-    recipe: str | None = setting("training", None, "other defaults, for a good result in fewer epochs", more=_recipes,
-        choices=RECIPES, shown="the paper's", shapes_blocks=False, common=True)
+    recipe: str | None = setting("training", None, "other defaults, for a good result in fewer epochs",
+        more=lambda: recipes_in_words(METHODS, RECIPES), choices=RECIPES, shown="the paper's", shapes_blocks=False,
+        common=True)
     seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE, common=True)
 
     lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE",
@@ -210,17 +186,17 @@ class Settings:
         metavar="NORM")
 
     evaluate: bool = setting("evaluation and prediction", False,
-        "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True,
-        shapes_blocks=False, common=True)
+        "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True, common=True)
     predict: list | None = setting("evaluation and prediction", None,
         "classes of image files, or of all images in a folder and below, by the model of --checkpoint", place,
-        nargs="+", metavar="IMAGE",
-        may_change="predict", of_call=True, shapes_blocks=False, common=True)
+        nargs="+", metavar="IMAGE", may_change="predict", of_call=True, common=True)
     top_k: int = setting("evaluation and prediction", 1, "classes that --predict names for an image, the most probable "
-        "first", POSITIVE, metavar="K", may_change="predict", of_call=True, shapes_blocks=False, common=True)
+        "first", POSITIVE, metavar="K", may_change="predict", of_call=True, common=True)
     output: str | None = setting("evaluation and prediction", None, "CSV file that --predict writes instead of "
-        "printing: file, class, probability", place, metavar="FILE", may_change="predict", of_call=True,
-        shapes_blocks=False, common=True)
+        "printing: file, class, probability", place, metavar="FILE", may_change="predict", of_call=True, common=True)
+    export: str | None = setting("evaluation and prediction", None, "write the model of --checkpoint as ONNX (.onnx; "
+        "pip install onnx onnxscript) or a program of torch.export (.pt2): uint8 images in, class probabilities out, "
+        "by --inference deterministic", ending_in(SUFFIXES), metavar="FILE", may_change="export", of_call=True)
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False,
         common=True)
@@ -228,11 +204,11 @@ class Settings:
         number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
         may_change="resume evaluate", shapes_blocks=False)
     mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
-        "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=USE, shapes_blocks=False)
+        "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=ANSWER, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
         "most frequent class of the runs; mean: the largest mean probability; ensemble: the largest mean probability "
         "of the blocks' own u_hat; mean-z (fm): the embedding nearest to the runs' mean", choices=READOUTS,
-        shown="sample; with --predict: mean", may_change=USE, shapes_blocks=False)
+        shown="sample; with --predict or --export: mean", may_change=ANSWER, shapes_blocks=False)
     eval_split: str = setting("evaluation and prediction", "test", "what is tested: the test images, or, while one "
         "chooses settings, val: the validation split, and the test images are not even read", choices=SPLITS,
         may_change="resume evaluate", shapes_blocks=False)
@@ -240,49 +216,47 @@ class Settings:
         "note the accuracy on the test images after every epoch, for curves only: nothing is chosen by it",
         may_change="resume", shapes_blocks=False)
     steps_report: bool = setting("evaluation and prediction", False,
-        "print the accuracy after every block, or along the way", may_change="resume evaluate", of_call=True,
-        shapes_blocks=False)
+        "print the accuracy after every block, or along the way", may_change="resume evaluate", of_call=True)
 
     inference: str = setting("inference", "stochastic",
-        "stochastic: eq. 3 from noise; deterministic: from z_0 = 0 without noise",
+        "stochastic: from noise, as the paper; deterministic: from z_0 = 0 without noise, the same at every run",
         choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
     steps: list | None = setting("inference", None, "steps of inference (of training too for adjoint); of a list such "
         "as 5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
-        shown=lambda: _by_owner("steps"), metavar="N,...", may_change=USE)
+        shown=lambda: _by_owner("steps"), metavar="N,...", may_change=ANSWER)
     sampler: list | None = setting("inference", None,
         "eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
-        list_of(one_of(SAMPLERS)), shown=lambda: _by_owner("sampler"), metavar="NAME,...", may_change=USE,
+        list_of(one_of(SAMPLERS)), shown=lambda: _by_owner("sampler"), metavar="NAME,...", may_change=ANSWER,
         shapes_blocks=False)
     solver: list = setting("inference", ["euler"], "how the ODE (of ct with --sampler ode) is solved: "
         + ", ".join(SOLVERS) + ", or a list; dopri5 takes as many steps as its tolerance needs",
-        list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=USE, shapes_blocks=False)
+        list_of(one_of(SOLVERS)), metavar="NAME,...", may_change=ANSWER, shapes_blocks=False)
 
     merge: list | None = setting("files", None,
         "join the last.pt of parts that were trained with --blocks into the run in --checkpoint-dir", place, nargs="+",
-        metavar="PART", of_call=True, shapes_blocks=False)
+        metavar="PART", of_call=True)
     checkpoint: str | None = setting("files", None, "a run's folder or a file in it: continue its training, or use its "
-        "model with --evaluate or --predict. Its settings need not be repeated", place, metavar="RUN",
-        may_change=ANYTIME, of_call=True, shapes_blocks=False, common=True)
+        "model with --evaluate, --predict or --export. Its settings need not be repeated", place, metavar="RUN",
+        may_change=f"{ANYTIME} export", of_call=True, common=True)
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
-        shapes_blocks=False, common=True)
+        common=True)
     auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
-        "settings, else start: one command for schedulers that start a job again", of_call=True, shapes_blocks=False)
+        "settings, else start: one command for schedulers that start a job again", of_call=True)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,
         metavar="N", may_change="resume", shapes_blocks=False)
     save_every_minutes: float = setting("files", 10.0, "minutes between two saves, within an epoch too; 0: after "
         "every epoch. A run is always saved at its end and when it is stopped", WEIGHT, metavar="MINUTES",
         may_change="resume", shapes_blocks=False)
     tensorboard: bool = setting("files", False, "scalars and pictures in RUN/tensorboard (pip install tensorboard)",
-        may_change="resume", of_call=True, shapes_blocks=False)
+        may_change="resume", of_call=True)
 
     device: str = setting("device", "auto", "auto, cpu, cuda or cuda:N; auto is cuda where there is one",
-        metavar="DEVICE", may_change=ANYTIME, of_call=True, shapes_blocks=False, common=True)
-    no_cuda: bool = setting("device", False, "use the CPU even where there is a GPU", may_change=ANYTIME, of_call=True,
-        shapes_blocks=False)
+        metavar="DEVICE", may_change=ANYTIME, of_call=True, common=True)
+    no_cuda: bool = setting("device", False, "use the CPU even where there is a GPU", may_change=ANYTIME, of_call=True)
     no_deterministic: bool = setting("device", False,
         "on CUDA let every operation choose its fastest way: runs are no longer equal to the bit", may_change=ANYTIME,
-        of_call=True, shapes_blocks=False)
+        of_call=True)
     amp: bool | str = setting("device", False, "bfloat16 autocast for the networks: on (also without a value), off, or "
         "auto, which is on where the machine calculates faster with it", one_of_these({"on": True, "off": False,
         "auto": "auto"}), nargs="?", const=True, metavar="on|off|auto")
@@ -323,9 +297,10 @@ class Settings:
 
     @property
     def ways(self) -> list[dict]:
-        """The ways of inference, as arguments of `denoise`; the last one counts."""
+        """The ways of inference, as arguments of `infer`; the last one counts."""
         ways = METHODS[self.method].network.ways
-        return ways(**self.arguments(ways))
+        common = {"stochastic": False} if self.inference == "deterministic" else {}
+        return [way | common for way in ways(**self.arguments(ways))]
 
     @property
     def counted(self) -> str:

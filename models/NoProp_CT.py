@@ -137,7 +137,7 @@ class NoPropNetCT(ContinuousNet):
         alpha_bar = self.schedule.alpha_bar(t)
         coefficients = zip(*(c.tolist() for c in step_coefficients(alpha_bar[:-1], alpha_bar[1:])), strict=True)
         time_parts, kept = self.block.time_part(t[:-1]), set(kept_steps(steps))
-        batch = len(z) // len(generators)
+        batch = z.shape[0] // len(generators)
         for i, (a_t, b_t, c_t) in enumerate(coefficients, 1):
             u_hat = self.u_hat(z, image_part, time_parts[i - 1])
             z = a_t * u_hat + b_t * z + c_t**0.5 * self.noise(generators, batch).flatten(0, 1)

@@ -78,11 +78,6 @@ class NoPropNetDT(BlockwiseNet):
         gains = self.eta * snr(alpha_bar).diff()  # (T,)
         self.loss_weights = ((len(alpha_bar) - 1) / 2 * gains).tolist()  # T/2 eta (SNR(t) - SNR(t-1)) of eq. 8
 
-    @staticmethod
-    def ways(inference: str = "stochastic") -> list[dict]:
-        """Return the one way of inference: eq. 3 from noise, or without noise from z_0 = 0."""
-        return [{"stochastic": inference == "stochastic"}]
-
     def curves(self) -> dict[str, Tensor]:
         """Return alpha_bar (T+1,) and the coefficients a, b, c of eq. 3 (3, T)."""
         coefficients = torch.stack(step_coefficients(self.alpha_bar[:-1], self.alpha_bar[1:]))
@@ -142,18 +137,17 @@ class NoPropNetDT(BlockwiseNet):
         self,
         x: Tensor,
         generators: Sequence[torch.Generator | None] = (None,),
-        stochastic: bool = True,
         relay: Callable[[int, Tensor], None] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Carry noise to an answer, one block after the other; yields (z_t, u_hat's class weights) for t = 0..T.
 
         z_t is (R, B, d), the weights softmax(logits) are (R, B, m), and 1/m at t = 0. R runs, one for each
-        generator, share the image features. Not stochastic: z_0 = 0, no noise, the generators only count the runs.
+        generator, share the image features.
         x (B, C, H, W) only: no label is seen. Where not all blocks are held, relay(t, weights) is called in every
         process for t = 1..T and fills in the weights that the holder of block t gave.
         """
-        runs, batch, d, m = len(generators), len(x), *self.W_embed.shape[::-1]
-        z = self.noise(generators, batch) if stochastic else torch.zeros(runs, batch, d, device=x.device)
+        runs, batch, d, m = len(generators), x.shape[0], *self.W_embed.shape[::-1]
+        z = self.noise(generators, batch)
         yield z, torch.full((runs, batch, m), 1 / m, device=x.device)
         features = {t: self.block(t).features(x) for t in self.held}  # (B, 256) each, once for all runs
         for t in range(1, self.num_blocks + 1):
@@ -164,5 +158,5 @@ class NoPropNetDT(BlockwiseNet):
             if relay is not None:
                 relay(t, weights)
             u_hat = (weights @ self.W_embed).view(runs, batch, d)
-            z = self.step(t, z, u_hat, self.noise(generators, batch) if stochastic else None)
+            z = self.step(t, z, u_hat, self.noise(generators, batch))
             yield z, weights.view(runs, batch, m)

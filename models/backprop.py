@@ -65,7 +65,7 @@ class BackpropNet(Classifier):
         self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,)
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Carry noise to an answer by the same chain; yields (z_t, u_hat's class weights) for t = 0..T."""
-        runs, batch, m = len(generators), len(x), len(self.W_embed)
+        runs, batch, m = len(generators), x.shape[0], len(self.W_embed)
         z = self.noise(generators, batch)  # (R, B, d)
         yield z, torch.full((runs, batch, m), 1 / m, device=x.device)
         for alpha_t, block in zip(self.w.tanh(), self.blocks.values(), strict=True):

@@ -17,6 +17,10 @@ class SameNoise(list):
     """Generators whose noise is the same for every image of a batch."""
 
 
+class NoNoise(list):
+    """Generators of which nothing is drawn: their noise is zero, its mean."""
+
+
 class Classifier(nn.Module):
     """Carries noise z to an answer, given an image: `loss` trains it, `denoise` and `predict` use it.
 
@@ -84,7 +88,7 @@ class Classifier(nn.Module):
 
     @staticmethod
     def ways() -> list[dict]:
-        """Return the ways of inference that settings ask for, as arguments of `denoise`; the last one counts.
+        """Return the ways of inference that settings ask for, as arguments of `infer`; the last one counts.
 
         The settings that a method reads are the arguments of its own `ways`.
         """
@@ -110,6 +114,12 @@ class Classifier(nn.Module):
         x (B, C, H, W) only: no label is seen. R runs, one for each generator, share the image features.
         """
         raise NotImplementedError
+
+    def infer(
+        self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), stochastic: bool = True, **how
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield what `denoise` does; not stochastic: from z_0 = 0 and without noise, the generators count the runs."""
+        return self.denoise(x, generators if stochastic else NoNoise(generators), **how)
 
     def curves(self) -> dict[str, Tensor]:
         """Return what the figures show of the network itself, by name; nothing where there is nothing to see."""
@@ -138,7 +148,7 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def sample(self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how) -> Tensor:
         """Return p(y | z) at the end of R inference runs: x (B, C, H, W) -> (R, B, m). Use in eval mode."""
-        for z, weights in self.denoise(x, generators, **how):
+        for z, weights in self.infer(x, generators, **how):
             last = z, weights
         return self.answer(*last)
 
@@ -147,7 +157,7 @@ class Classifier(nn.Module):
         """Return class indices (N,) and probabilities (N, m), the mean over the inference runs.
 
         images (N, C, H, W): uint8, or floats in [0, 1]; they are normalised as in training. The same seed draws the
-        same noise for every image, so an answer does not depend on the other images. how: arguments of `denoise` in
+        same noise for every image, so an answer does not depend on the other images. how: arguments of `infer` in
         place of the checkpoint's. Leaves the network in eval mode. Raises ValueError for other images.
         """
         self.eval()
@@ -178,6 +188,8 @@ class Classifier(nn.Module):
 
     def noise(self, generators: Sequence[torch.Generator | None], batch: int) -> Tensor:
         """Draw standard normal noise (R, B, d), run r from generator r."""
+        if isinstance(generators, NoNoise):
+            return torch.zeros(len(generators), batch, self.embedding_dim, device=self.W_embed.device)
         shape = 1 if isinstance(generators, SameNoise) else batch, self.embedding_dim
         draws = [torch.randn(shape, generator=g, device=self.W_embed.device) for g in generators]
         return torch.stack(draws).expand(-1, batch, -1)

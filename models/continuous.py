@@ -57,7 +57,7 @@ class ContinuousNet(Classifier):
         x (B, C, H, W) only: no label is seen. The image features are computed once and shared by the runs and steps.
         how: see `path`.
         """
-        runs, batch = len(generators), len(x)
+        runs, batch = len(generators), x.shape[0]
         z_0 = self.noise(generators, batch)
         yield z_0, None
         image_part = self.block.image_part(x).repeat(runs, 1)  # (R*B, 256)

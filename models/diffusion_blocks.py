@@ -80,12 +80,9 @@ class DiffusionBlocksNet(BlockwiseNet):
         self.loss_weights = c_out(middles).pow(-2).tolist()
 
     @staticmethod
-    def ways(
-        steps: Sequence[int] = (4,), sampler: Sequence[str] = ("ode",), inference: str = "stochastic"
-    ) -> list[dict]:
+    def ways(steps: Sequence[int] = (4,), sampler: Sequence[str] = ("ode",)) -> list[dict]:
         """Return a way of inference for each sampler and number of steps."""
-        start = {"stochastic": inference == "stochastic"}
-        return [{"sampler": name, "steps": n, **start} for name in sampler for n in steps]
+        return [{"sampler": name, "steps": n} for name in sampler for n in steps]
 
     @property
     def u(self) -> Tensor:
@@ -157,18 +154,16 @@ class DiffusionBlocksNet(BlockwiseNet):
         generators: Sequence[torch.Generator | None] = (None,),
         steps: int = 4,
         sampler: str = "ode",
-        stochastic: bool = True,
         relay: Callable[[int, Tensor], None] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Carry noise to an answer down the ladder of N steps; yields (z, u_hat's class weights) at shown_steps.
 
         z / sqrt(1 + sigma^2), NoProp's z, is (R, B, d), the weights softmax(logits) are (R, B, m). The last step ends
-        at u_hat itself. Not stochastic: from z = 0, without noise. sampler: ode, or ancestral, which is eq. 3. relay:
-        see NoPropNetDT.denoise.
+        at u_hat itself. sampler: ode, or ancestral, which is eq. 3. relay: see NoPropNetDT.denoise.
         """
-        runs, batch, m, u = len(generators), len(x), len(self.W_embed), self.u
+        runs, batch, m, u = len(generators), x.shape[0], len(self.W_embed), self.u
         ladder, shown, ancestral = self.density.ladder(steps).tolist(), self.shown_steps(steps), sampler == "ancestral"
-        start = self.noise(generators, batch) if stochastic else torch.zeros(runs, batch, u.shape[1], device=x.device)
+        start = self.noise(generators, batch)
         z = math.sqrt(1 + self.density.high**2) * start
         yield start, torch.full((runs, batch, m), 1 / m, device=x.device)
         parts: dict = {}
@@ -183,7 +178,7 @@ class DiffusionBlocksNet(BlockwiseNet):
                 weights = self.block(t).logits(scaled, images, times[i]).to(u.dtype).softmax(dim=1)  # (R*B, m)
             if relay is not None:
                 relay(t, weights)
-            eps = self.noise(generators, batch) if stochastic and ancestral and lower > 0 else None
+            eps = self.noise(generators, batch) if ancestral and lower > 0 else None
             z = step_towards(z, (weights @ u).view_as(z), sigma, lower, eps, noise=float(ancestral))
             if i + 1 in shown:
                 yield z / math.sqrt(1 + lower**2), weights.view(runs, batch, m)

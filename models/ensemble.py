@@ -76,7 +76,7 @@ class EnsembleNet(Classifier):
         self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,)
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield z_t and the probabilities of member t, both (R, B, m), for t = 0..T; all runs are the same."""
-        shape = len(generators), len(x), len(self.W_embed)
+        shape = len(generators), x.shape[0], len(self.W_embed)
         uniform = torch.full(shape, 1 / shape[2], device=x.device)
         yield uniform, uniform
         total = torch.zeros_like(uniform)

@@ -20,7 +20,7 @@ from models.NoProp_DT import NoPropNetDT
 from models.NoProp_FM import NoPropNetFM
 
 POSTERIOR = ("class_probability", "posterior_sigma")
-OF_BLOCKS = ("num_blocks", "inference", "block_order", "blocks", "offload_blocks")  # that learn alone
+OF_BLOCKS = ("num_blocks", "block_order", "blocks", "offload_blocks")  # that learn alone
 NETWORK = ("network", "vit_layers", "vit_width", "vit_heads", "vit_patch")
 # Other values than the paper's, for a good result in fewer epochs; what was tried: benchmarks/README.md.
 FAST = {"lr_schedule": "cosine", "lr": 0.004, "warmup_epochs": 1, "epochs": 16}

@@ -39,7 +39,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.embed(x).flatten(2).transpose(1, 2) + self.positions
-        return torch.cat([self.others.to(tokens.dtype).expand(len(x), -1, -1), tokens], dim=1)
+        return torch.cat([self.others.to(tokens.dtype).expand(x.shape[0], -1, -1), tokens], dim=1)
 
 
 class Zeros(nn.Linear):
@@ -137,7 +137,7 @@ class ViTPiece(nn.Module):
         self, z: Tensor, image_part: Tensor, time_part: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Return the logits (B, m) of c_in z (B, d), image_part (B, N, width), time_part (B, width + 2) or of one."""
-        time_part = time_part.unsqueeze(-2).expand(len(z), 1, -1)
+        time_part = time_part.unsqueeze(-2).expand(z.shape[0], 1, -1)
         condition, out, skip = time_part[..., :-2], time_part[:, 0, -2:-1], time_part[:, 0, -1:]
         token = self.embed(z)
         h = torch.cat([token.unsqueeze(1), image_part], dim=1)

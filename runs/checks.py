@@ -29,6 +29,8 @@ def in_todays_form(content: dict) -> dict:
     Formats 1 and 2 did not describe their network; up to 3 theta_out was the whole classifier of z_T, now it is what is
     added to the closed form, and sigma of the posterior was absolute. Raises ValueError for settings no flag accepts.
     """
+    if type(content["config"]) is dict and content["config"].get("inference", "") is None:  # was known to dt alone
+        content = {**content, "config": content["config"] | {"inference": Settings.inference}}
     if content["format"] == FORMAT:
         return content
     states = [content["model"], (content.get("best") or {}).get("model")]

@@ -61,12 +61,12 @@ class ToyNet(Classifier):
         return (z @ self.W_embed.T).log_softmax(-1)
 
     @staticmethod
-    def ways(inference="stochastic"):
-        return [{"scale": 9.0}]
+    def ways(eta=1.0):
+        return [{"scale": 3 * eta}]
 
 
 def test_a_method_is_a_network_and_an_entry(tmp_path, monkeypatch, run_main):
-    toy = Method(ToyNet, "toy", "a toy", settings=("eta", "inference"), epochs={"other": 1}, defaults={"eta": 3.0})
+    toy = Method(ToyNet, "toy", "a toy", settings=("eta",), epochs={"other": 1}, defaults={"eta": 3.0})
     monkeypatch.setitem(METHODS, "toy", toy)
     config, results = train(tmp_path, "--method", "toy", "--embedding-type", "one-hot")
     assert config["eta"] == 3.0 and config["num_blocks"] is None and results["method"] == "toy"

@@ -140,6 +140,14 @@ TOGETHER = {
     "--predict a.png": "--predict needs --checkpoint",
     "--top-k 3": "--top-k belongs to --predict",
     "--evaluate --checkpoint x.pt --output x.csv": "--output belongs to --predict",
+    "--export a.onnx": "--export needs --checkpoint",
+    "--export a.zip --checkpoint x.pt": "'a.zip' does not end in .onnx or .pt2",
+    "--export a.pt2 --checkpoint x.pt --inference deterministic": "--inference makes no sense with --export",
+    "--export a.pt2 --checkpoint x.pt --readout vote": "--readout vote joins several runs",
+    "--export a.pt2 --checkpoint x.pt --num-blocks 51": "at most 50, and these are 51: a model of fewer blocks",
+    "--export a.pt2 --checkpoint x.pt --method fm": "at most 50, and these are 1000: lower --steps",
+    "--export a.pt2 --checkpoint x.pt --method fm --solver heun --steps 26": "at most 50, and these are 52: lower",
+    "--export a.pt2 --checkpoint x.pt --method fm --solver dopri5": "--export needs steps that are known before",
 }
 
 
@@ -161,7 +169,7 @@ def test_what_was_not_given_is_no_reason_to_refuse():
     [
         ("", {"epochs": 150, "eta": 0.1, "batch_size": 128, "eval_runs": 5, "readout": "sample"}),
         ("--dataset digits --method ct", {"epochs": 50, "eta": 1.0, "batch_size": 32, "sampler": ["ancestral"]}),
-        ("--dataset mnist --method adjoint", {"epochs": 2, "eta": None, "inference": None}),
+        ("--dataset mnist --method adjoint", {"epochs": 2, "eta": None, "sampler": None}),
         ("--inference deterministic", {"eval_runs": 1}),
         ("--embedding-type prototype", {"embedding_init": "prototype"}),
         ("--lr-scheduler-patience 3", {"lr_schedule": "plateau", "lr_scheduler_patience": 3}),
@@ -198,6 +206,7 @@ USE = {
     "resume": "--checkpoint x.pt",
     "evaluate": "--evaluate --checkpoint x.pt",
     "predict": "--predict a --checkpoint x",
+    "export": "--export a.onnx --checkpoint x",
 }
 
 
@@ -216,6 +225,8 @@ def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
         ("evaluate", "", "embedding_type", "one-hot"),
         ("predict", "", "readout", "mean"),
         ("predict", "--seed 4", "seed", 4),
+        ("export", "", "readout", "mean"),
+        ("export", "--readout ensemble", "ways", [{"stochastic": False}]),
     ],
 )
 def test_a_checkpoint_gives_the_settings_and_some_flags_may_differ(use, flags, name, value):

@@ -159,10 +159,10 @@ def test_deterministic_inference_starts_at_zero_and_draws_nothing():
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     x = torch.randn(5, *SHAPE)
-    path = [z for z, _ in model.denoise(x, [generator], stochastic=False)]
+    path = [z for z, _ in model.infer(x, [generator], stochastic=False)]
     assert torch.count_nonzero(path[0]) == 0
     assert torch.equal(generator.get_state(), before)
-    assert torch.equal(path[-1], [z for z, _ in model.denoise(x, stochastic=False)][-1])
+    assert torch.equal(path[-1], [z for z, _ in model.infer(x, stochastic=False)][-1])
 
 
 def test_image_features_are_computed_once_per_image_for_all_runs():

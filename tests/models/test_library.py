@@ -15,6 +15,7 @@ from errors import UserError
 from main import main
 from models import AdjointNet, BackpropNet, ImageInfo, NoPropNetCT, NoPropNetDT, NoPropNetFM, load
 from models.diffusion import best_classifier
+from runs.checkpoint import load_checkpoint
 from runs.convert import main as convert
 
 
@@ -72,6 +73,16 @@ def test_an_answer_does_not_depend_on_the_other_images(name):
     assert (net.predict(images, seed=1)[1] - together).abs().max() > 1e-3  # other noise, another answer
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_noise_every_run_starts_at_zero_and_gives_the_same_answer(name):
+    network, how = NETWORKS[name]
+    net, images = untrained(network, **how), torch.rand(3, *SHAPE)
+    one, other = (net.predict(images, seed=seed, stochastic=False)[1] for seed in (0, 1))
+    assert torch.equal(one, other)
+    z_0, _ = next(net.infer(images, [None] * 2, stochastic=False, **how))
+    assert z_0.shape[:2] == (2, 3) and not z_0.any()
+
+
 def test_another_number_of_steps_keeps_the_sampler_and_the_solver_of_the_checkpoint():
     net, images = untrained(NoPropNetCT, sampler="ode", solver="heun", steps=20), torch.rand(2, *SHAPE)
     expected = net.predict(images, sampler="ode", solver="heun", steps=5)[1]
@@ -117,6 +128,13 @@ def older(path, run):
     )
     torch.save({**kept, "format": 2}, path)
     return path
+
+
+def test_a_checkpoint_whose_method_did_not_know_the_way_of_inference_has_the_papers(digits_run, tmp_path):
+    content = torch.load(digits_run / "best_model.pt", weights_only=True)
+    content["config"]["inference"] = None
+    torch.save(content, tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt")["config"]["inference"] == "stochastic"
 
 
 def test_an_older_checkpoint_names_the_command_that_converts_it(digits_run, tmp_path):
