@@ -107,7 +107,10 @@ METHODS = {
         epochs=EPOCHS_OF_BLOCKS,
         defaults={"num_blocks": 3, "loss": "cross-entropy", "steps": [4], "sampler": ["ode"]},
         blocks_alone=True,
-        recipes={"fast": FAST, "strong": STRONG | {"epochs": 8, "noise_levels": 4}},
+        recipes={
+            "fast": FAST | {"p_mean": 0.5, "noise_levels": 4, "steps": [2]},
+            "strong": STRONG | {"p_mean": 0.5, "noise_levels": 4, "steps": [2], "epochs": 8},
+        },
     ),
     "backprop": Method(
         BackpropNet,
