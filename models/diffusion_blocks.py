@@ -17,7 +17,7 @@ from models.class_probability import nearest_log_prob
 from models.classifier import Classifier
 from models.diffusion import repeat
 from models.networks import NETWORKS, Shape
-from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, step_towards
+from models.noise_ranges import NoiseDensity, S, block_of_step, c_in, c_noise, c_out, ladder, step_towards
 from models.precision import weighted_embedding
 from models.solvers import kept_steps
 
@@ -112,7 +112,7 @@ class DiffusionBlocksNet(BlockwiseNet):
             "noise_density": torch.tensor([density.low, density.high, density.mean, density.std]),
             "noise_ends": density.even(self.num_blocks),
             "noise_ranges": torch.tensor(self.ranges),
-            "noise_ladder": density.ladder(LADDER_SHOWN),
+            "noise_ladder": torch.tensor(ladder(density, LADDER_SHOWN)),
         }
 
     def loss(
@@ -162,19 +162,19 @@ class DiffusionBlocksNet(BlockwiseNet):
         at u_hat itself. sampler: ode, or ancestral, which is eq. 3. relay: see NoPropNetDT.denoise.
         """
         runs, batch, m, u = len(generators), x.shape[0], len(self.W_embed), self.u
-        ladder, shown, ancestral = self.density.ladder(steps).tolist(), self.shown_steps(steps), sampler == "ancestral"
+        sigmas, shown, ancestral = ladder(self.density, steps), self.shown_steps(steps), sampler == "ancestral"
         start = self.noise(generators, batch)
         z = math.sqrt(1 + self.density.high**2) * start
         yield start, torch.full((runs, batch, m), 1 / m, device=x.device)
         parts: dict = {}
-        for i, (sigma, lower) in enumerate(zip(ladder, ladder[1:], strict=False)):
+        for i, (sigma, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             t = block_of_step(i, steps, self.num_blocks)
             weights = torch.empty(runs * batch, m, device=x.device)
             if t in self.held:
                 if t not in parts:  # once for the steps and runs of the block
-                    parts = {t: self._parts(t, x, runs, ladder)}
+                    parts = {t: self._parts(t, x, runs, sigmas)}
                 images, times = parts[t]
-                scaled = c_in(torch.tensor(sigma)).item() * z.flatten(0, 1)
+                scaled = z.flatten(0, 1) / math.hypot(sigma, S)  # c_in z
                 weights = self.block(t).logits(scaled, images, times[i]).to(u.dtype).softmax(dim=1)  # (R*B, m)
             if relay is not None:
                 relay(t, weights)
@@ -183,9 +183,9 @@ class DiffusionBlocksNet(BlockwiseNet):
             if i + 1 in shown:
                 yield z / math.sqrt(1 + lower**2), weights.view(runs, batch, m)
 
-    def _parts(self, t: int, x: Tensor, runs: int, ladder: list[float]) -> tuple[Tensor, Tensor]:
+    def _parts(self, t: int, x: Tensor, runs: int, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return what block t computes once: of the images, for R runs, and of the noise levels of the steps."""
-        sigma = torch.tensor(ladder[:-1], dtype=torch.float64, device=x.device)
+        sigma = torch.tensor(sigmas[:-1], dtype=torch.float64, device=x.device)
         return repeat(self.block(t).image_part(x), runs), self.block(t).time_part(c_noise(sigma))
 
     def answer(self, z: Tensor, weights: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ alpha_bar = 1 / (1 + sigma^2).
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,17 +49,17 @@ class NoiseDensity:
         pairs = [(low, high, (high / low) ** overlap) for high, low in zip(ends, ends[1:], strict=False)]
         return [(max(self.low, low / wider), min(self.high, high * wider)) for low, high, wider in pairs]
 
-    def ladder(self, steps: int) -> Tensor:
-        """Return the sigma of inference, high = s_0 > s_1 > ... > s_steps = 0, (steps + 1,)."""
-        sigma = self.even(steps)
-        sigma[-1] = 0.0
-        return sigma
-
     def draw(self, count: int, low: float, high: float, generator: torch.Generator | None, device) -> Tensor:
         """Draw sigma in [low, high] by the density, (count,) float64."""
         part = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         bottom, top = self.quantile(low), self.quantile(high)
         return self.sigma(bottom + part * (top - bottom)).clamp(low, high)
+
+
+@lru_cache(maxsize=64)  # so that it is no part of a network that is exported
+def ladder(density: NoiseDensity, steps: int) -> tuple[float, ...]:
+    """Return the sigma of inference, high = s_0 > s_1 > ... > s_steps = 0."""
+    return (*density.even(steps)[:-1].tolist(), 0.0)
 
 
 def block_of_step(step: int, steps: int, blocks: int) -> int:

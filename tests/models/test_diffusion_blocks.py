@@ -10,7 +10,7 @@ from torch import nn
 
 from main import main
 from models.build import build, draw_weights
-from models.noise_ranges import NoiseDensity, block_of_step, c_in, sigma_of, step_towards
+from models.noise_ranges import NoiseDensity, block_of_step, c_in, ladder, sigma_of, step_towards
 from models.random_streams import Streams
 from models.schedules import step_coefficients
 
@@ -72,7 +72,7 @@ def test_noise_levels_of_training_have_the_quantiles_of_the_truncated_density():
 @pytest.mark.parametrize(("steps", "blocks"), [(1, 3), (4, 3), (6, 3), (7, 2), (50, 6)])
 def test_a_step_belongs_to_the_block_whose_range_it_starts_in_and_a_boundary_to_the_cleaner(steps, blocks):
     ends = PUBLISHED.even(blocks)
-    for i, sigma in enumerate(PUBLISHED.ladder(steps)[:-1]):
+    for i, sigma in enumerate(ladder(PUBLISHED, steps)[:-1]):
         inside = [t for t in range(1, blocks + 1) if ends[t] - 1e-9 < sigma <= ends[t - 1] + 1e-9]
         assert block_of_step(i, steps, blocks) == max(inside)
 
@@ -84,12 +84,12 @@ def test_a_perfect_denoiser_lands_on_the_embedding_with_the_noise_of_the_next_le
     for t in range(1, blocks + 1):
         model.blocks[str(t - 1)] = Knows()
     x, y = batch()
-    u, ladder = model.u[y], PUBLISHED.ladder(steps)
+    u, sigmas = model.u[y], ladder(PUBLISHED, steps)
     (start, _), *path = model.denoise(x, [torch.Generator().manual_seed(0)], steps=steps)
     eps = (math.sqrt(1 + 80**2) * start - u) / 80
     assert model.times(steps=steps)[-1] == steps and {1, steps} <= set(model.times(steps=steps))
     for step, (z, _) in zip(model.times(steps=steps), path, strict=True):
-        lower = ladder[step].item()
+        lower = sigmas[step]
         torch.testing.assert_close(z * math.sqrt(1 + lower**2), u + lower * eps, rtol=1e-4, atol=1e-4)
     assert (model.answer(*path[-1]).argmax(dim=2) == y).all()
 

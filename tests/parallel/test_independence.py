@@ -16,7 +16,7 @@ from helpers import assert_equal, weights
 
 from errors import UserError
 from main import checkpoint_to_continue
-from rules import check_ranks, parse
+from rules import check_ranks, parse, settle
 from runs.checkpoint import load_checkpoint
 from runs.process import OneProcess
 from runs.versions import launch_id
@@ -150,4 +150,4 @@ def test_a_restart_takes_over_the_last_pt_of_its_own_launch_only(digits_run, tmp
 )
 def test_what_ranks_cannot_do_is_refused(flags, ranks, word):
     with pytest.raises(UserError, match=word):
-        check_ranks(parse(flags)[0], ranks)
+        check_ranks(settle(*parse(flags)), ranks)

@@ -15,7 +15,9 @@ def printed(capsys, rates, weights, accuracies=(50.0, 40.0, 60.0)):
             best = epoch
         row = {"epoch": epoch, "loss": [1.0, 2.0, 30.0], "loss_denoise": [0.3, 2.0, 100.0], "learning_rate": rate}
         history.append(row | {"train_accuracy": 50, "val_accuracy": accuracy, "seconds": 40, "images_per_second": 7})
-        trainer = SimpleNamespace(history=history, epoch=epoch, epochs=3, best={"epoch": best}, stopped_early=False)
+        model = SimpleNamespace(loss_terms=("denoise",))
+        how = {"history": history, "model": model, "best": {"epoch": best}}
+        trainer = SimpleNamespace(epoch=epoch, epochs=3, stopped_early=False, **how)
         callback.begin_epoch(trainer)
         callback.after_epoch(trainer, None)
     callback.end(trainer)
