@@ -12,6 +12,7 @@ from figures.style import (
     ORANGE,
     RED,
     legend_columns,
+    plain,
     reliability,
     short_names,
     show_image,
@@ -36,7 +37,7 @@ def denoising_accuracy(run: RunFiles) -> Figure | None:
     blocks = run.config["num_blocks"] is not None
     counted = "after step" if run.config.get("steps") else "after block t"
     place = counted if blocks else "time t (0 noise, 1 answer)"
-    figure.suptitle(f"accuracy on the way from noise, {run.source}")
+    figure.suptitle(f"accuracy on the way from noise, {plain(run.source)}")
     axes.set(xlabel=place, ylabel="accuracy (%)", ylim=(0, 102))
     if blocks:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -65,7 +66,7 @@ def calibration(run: RunFiles) -> Figure | None:
     diagram.set_title(f"calibration over {runs} runs" if runs > 1 else "calibration of a run")
     for axes in more:
         _wrong_by_runs(axes, e, series)
-    figure.suptitle(run.source)
+    figure.suptitle(plain(run.source))
     return with_grid(figure, diagram, *more)
 
 
@@ -101,7 +102,7 @@ def inference_steps(run: RunFiles) -> Figure | None:
     figure = Figure(figsize=(1.5 + 5.5 * len(panels), 4.5), layout="constrained")
     for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         _by_steps(axes, lines, *panel)
-    source = f"{run.config['method']}, {run.dataset} {run.split} images"
+    source = f"{run.config['method']}, {plain(run.dataset)} {run.split} images"
     figure.suptitle(f"by the number of inference steps, {source}")
     figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return with_grid(figure, *figure.axes)
@@ -143,7 +144,7 @@ def confusion_matrix(run: RunFiles) -> Figure | None:
             value = share[true, predicted]
             colour = "black" if value > 50 else "white"
             axes.text(predicted, true, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=7)
-    figure.suptitle(f"confusion, {run.source}, readout {run.examples['readout']}")
+    figure.suptitle(f"confusion, {plain(run.source)}, readout {run.examples['readout']}")
     axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
@@ -173,7 +174,7 @@ def predictions(run: RunFiles) -> Figure | None:
     several = len(e.get("by_runs_vote", ())) > 1
     said = "predicted class and its " + ("mean probability over the inference runs" if several else "probability")
     wrong = f"{np.sum(~right)} wrong, shown first" if not right.all() else "none wrong"
-    figure.suptitle(f"{said}\n{len(right)} of the {run.source}, {wrong}")
+    figure.suptitle(f"{said}\n{len(right)} of the {plain(run.source)}, {wrong}")
     return figure
 
 
@@ -206,7 +207,7 @@ def denoising_path(run: RunFiles) -> Figure | None:
         _name_points(axes, embeddings, names)
     axes.set(xlabel="principal component 1", ylabel="principal component 2")
     title = r"$z_t$ from noise (small dots) to the answer (large), class embeddings as stars"
-    figure.suptitle(f"{title}\n{run.source}, one inference run")
+    figure.suptitle(f"{title}\n{plain(run.source)}, one inference run")
     columns = legend_columns(figure, axes.get_legend_handles_labels()[1], most=2)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=columns)
     return with_grid(figure, axes)
