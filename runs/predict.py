@@ -9,17 +9,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from assemble import restored, use_device
+from assemble import model_to_use
 from errors import UserError, printable
 from evaluate import ask, best_answers, images_at_a_time
-from hardware.threads import set_threads
 from loaders.image_files import endings_in_words, images_in
 from loaders.image_folder import decode_images, match_channels
-from models.checkpoint import require_whole
 from models.classifier import Classifier, SameNoise
 from models.random_streams import Streams
-from rules import adopt
-from runs.checkpoint import load_checkpoint
 from runs.files import write_atomic
 from settings import Settings
 
@@ -28,18 +24,12 @@ Row = tuple[str, list[tuple[str, float]]]  # a file, and its classes with their 
 
 def predict_files(s: Settings, given: set[str]) -> None:
     """Print a line for each image: file, class, per cent, and so on; or write --output."""
-    checkpoint = load_checkpoint(s.checkpoint)
-    require_whole(s.checkpoint, checkpoint)
-    s = adopt(s, given, checkpoint["config"])
-    if s.top_k > (m := len(checkpoint["info"]["classes"])):
+    s, _, model = model_to_use(s, given)
+    if s.top_k > (m := len(model.info.classes)):
         raise UserError(f"--top-k {s.top_k} is more than the {m} classes of the model: lower it")
     if s.output and Path(s.output).is_dir():
         raise UserError(f"--output {s.output} is a folder: name a file in it")
-    files = images_of(s.predict)
-    device = use_device(s)
-    model = restored(s.checkpoint, checkpoint).to(device).eval()
-    set_threads(s.describe_network(model.info.image_shape), s.batch_size, checkpoint)
-    rows = predict(s, model, files, device)
+    rows = predict(s, model, images_of(s.predict), model.W_embed.device)
     if s.output:
         write_table(Path(s.output), rows)
         print(printable(f"written: the classes of {len(rows)} images in {s.output}"))
