@@ -162,7 +162,7 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
     senseless = set()
     if s.compare:
-        senseless = {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch", "auto_resume"}
+        senseless = {"method", "checkpoint", "blocks", "embedding_from", "init_from", "test_every_epoch", "auto_resume"}
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:
@@ -175,6 +175,8 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     if s.export:
         others = names_where(lambda about: about["may_change"] or about["of_call"])
         senseless = others - names_where(lambda about: "export" in about["may_change"])
+    if s.init_from and s.checkpoint:
+        raise UserError("--init-from starts a new run, --checkpoint goes on with one: leave one of them out")
     if s.auto_resume and s.checkpoint:
         raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):
@@ -239,6 +241,7 @@ def _model_rules(s: Settings) -> Rules:
             s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:"),
             "pretrained belongs to --encoder timm:NAME",
         ),
+        ("encoder_weights", s.init_from, "makes no sense with --init-from, which has weights of the encoder too"),
         ("anchor", s.loss != "squared", "belongs to --loss squared"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),

@@ -7,7 +7,7 @@ WITHOUT_EFFECT = {"compare", "evaluate", "predict", "merge", "checkpoint", "chec
 WITHOUT_EFFECT |= {"save_every", "save_every_minutes", "tensorboard", "steps_report", "test_every_epoch", "eval_split"}
 WITHOUT_EFFECT |= {"eval_batch_size", "eval_runs", "recipe", "versions"}
 # Settings of every method that may be None. Another one is None where the method of a run does not know it.
-MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_weights"}
+MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_weights", "init_from"}
 
 
 def differences(runs: list[RunFiles]) -> list[str]:
