@@ -16,22 +16,28 @@ from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owner
 
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
 USES = ("evaluate", "predict", "export")  # of a trained model
-COMMANDS = (*USES, "merge", "compare")
+COMMANDS = (*USES, "merge", "compare", "seeds")
 
 
-def parse(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
+def parse(argv: list[str] | None = None, before: dict[str, object] | None = None) -> tuple[Settings, set[str]]:
     """Return the settings of a command line, and the names of those that were given.
 
-    Defaults that depend on other settings are still None: see `settle`. Raises UserError for what cannot be.
+    before: flags as if they stood before those of the command line, which win. Defaults that depend on other settings
+    are still None: see `settle`. Raises UserError for what cannot be.
     """
-    explicit = vars(make_parser().parse_args(argv))
-    recipe = explicit.get("recipe")
-    known = METHODS[explicit.get("method", Settings.method)].recipes
+    flags = {**(before or {}), **vars(make_parser().parse_args(argv))}
+    settings = with_recipe(flags)
+    _check_commands(settings, set(flags))
+    return settings, set(flags)
+
+
+def with_recipe(flags: dict[str, object]) -> Settings:
+    """Return settings from flags and what their --recipe stands for."""
+    recipe, method = flags.get("recipe"), flags.get("method", Settings.method)
+    known = METHODS[method].recipes
     if recipe and recipe not in known:
-        raise UserError(f"--method {explicit.get('method')} has no recipe {recipe}: leave --recipe out")
-    settings = Settings(**{**known.get(recipe, {}), **explicit})
-    _check_commands(settings, set(explicit))
-    return settings, set(explicit)
+        raise UserError(f"--method {method} has no recipe {recipe}: leave --recipe out")
+    return Settings(**{**known.get(recipe, {}), **flags})
 
 
 def settle(s: Settings, given: set[str]) -> Settings:
@@ -163,6 +169,11 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     senseless = set()
     if s.compare:
         senseless = {"method", "checkpoint", "blocks", "embedding_from", "init_from", "test_every_epoch", "auto_resume"}
+        senseless |= {"config"}
+    if s.seeds:
+        senseless = {"seed", "checkpoint", "blocks", "auto_resume"}
+        if len(s.seeds) < 2:
+            raise UserError("--seeds needs two or more, such as 0,1,2: for one take --seed")
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:
@@ -175,8 +186,9 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     if s.export:
         others = names_where(lambda about: about["may_change"] or about["of_call"])
         senseless = others - names_where(lambda about: "export" in about["may_change"])
-    if s.init_from and s.checkpoint:
-        raise UserError("--init-from starts a new run, --checkpoint goes on with one: leave one of them out")
+    for name in ("init_from", "config"):
+        if name in given and s.checkpoint:
+            raise UserError(f"{as_flag(name)} is for a new run, --checkpoint names one that is there: leave one out")
     if s.auto_resume and s.checkpoint:
         raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):

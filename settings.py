@@ -163,6 +163,8 @@ class Settings:
     recipe: str | None = setting("training", None, "other defaults, for a good result in fewer epochs",
         more=lambda: recipes_in_words(METHODS, RECIPES), choices=RECIPES, shown="the paper's", shapes_blocks=False,
         common=True)
+    seeds: list | None = setting("training", None, "train once with each of these seeds, such as 0,1,2, in folders of "
+        "--checkpoint-dir, and print mean and standard error over them", list_of(COUNT), metavar="N,...", of_call=True)
     seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE, common=True)
 
     lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE",
@@ -236,6 +238,8 @@ class Settings:
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
         common=True)
+    config: str | None = setting("files", None, "repeat a run in a new folder: take the settings of its config.json; "
+        "flags that are given win", place, metavar="RUN", of_call=True)
     auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
         "settings, else start: one command for schedulers that start a job again", of_call=True)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,

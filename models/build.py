@@ -86,7 +86,7 @@ def load_what_fits(network: Classifier, state: dict[str, Tensor]) -> tuple[list[
     wanted = [name for name in own if name in learned or name.startswith(inside)]
     shapes = {(without_block(name), value.shape) for name, value in own.items() if name.startswith(inside)}
     fits = any((without_block(name), value.shape) in shapes for name, value in state.items())
-    require(fits, "no weights of its blocks have a name and shape of those here")
+    require(fits, "nothing of its blocks has name and shape of what is here")
     taken = [name for name in wanted if name in state and state[name].shape == own[name].shape]
     network.load_state_dict({name: state[name] for name in taken}, strict=False)
     return taken, [name for name in wanted if name not in taken]

@@ -110,9 +110,9 @@ def print_accuracies(result: Evaluation, by_step: bool, counted: str, split: str
     print(last_line(*result.accuracy(), len(result.per_run), split))
 
 
-def last_line(mean: float, sem: float, runs: int, split: str = "test") -> str:
+def last_line(mean: float, sem: float, count: int, split: str = "test", of: str = "runs") -> str:
     """Return the last line of a training or evaluation."""
-    return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
+    return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({count} {of})"
 
 
 def _print_steps(result: Evaluation, counted: str) -> None:

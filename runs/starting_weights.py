@@ -35,7 +35,9 @@ def _load_model(path: str, model: Classifier) -> None:
         taken, left = load_what_fits(model, state)
     except ValueError as error:
         method = source["config"]["method"]
-        raise UserError(f"--init-from {path} (--method {method}) is of another network: {error}") from error
+        raise UserError(
+            f"--init-from {path} is of --method {method}: {error}; take a run of a like network, or leave it out"
+        ) from error
     classes = len(source["info"]["classes"]), len(model.info.classes)
     which = f"{len(taken)} of {len(taken) + len(left)}" if left else f"all {len(taken)}"
     print(printable(f"{which} tensors start as in {path}{_why_not(left, model, state, classes)}"))
