@@ -147,7 +147,9 @@ def check_ranks(s: Settings, size: int) -> None:
             f"torchrun deals out blocks that learn alone, and --method {s.method} has none: start it with python"
         )
     if any(getattr(s, name) for name in COMMANDS):
-        raise UserError("torchrun is for training: call python main.py to evaluate, predict, export, merge or compare")
+        raise UserError(
+            "torchrun is for training: call python main.py to evaluate, predict, export, merge, compare or for --seeds"
+        )
     if ":" in s.device:
         raise UserError(f"--device {s.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(s.blocks or range(s.num_blocks))

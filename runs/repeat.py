@@ -5,6 +5,7 @@ from pathlib import Path
 from errors import UserError, printable, reading, require
 from models.methods import methods_with
 from rules import EMBEDDING_SETTINGS, accepted, parse, settle, with_recipe
+from runs.checks import todays_settings
 from runs.reader import read_json
 from settings import Settings, make_parser, names_where
 
@@ -25,7 +26,9 @@ def read_command(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
     try:
         settle(s, given)
     except UserError as error:
-        raise UserError(f"{error} (with the settings of {path}: change them in a copy of it, or the flags)") from error
+        raise UserError(
+            f"{error} (with the settings of {path}: give other flags, or change them in a copy of it)"
+        ) from error
     return s, given
 
 
@@ -36,8 +39,13 @@ def _flags_in(path: Path) -> dict[str, object]:
         raise UserError(f"--config {path}: there is no such file; name the folder of a run, or its config.json")
     with reading(path, "take another one"):
         require(type(content) is dict, "it holds no settings")
+        old = type(content.get("augment")) is bool and content.get("class_probability") == "posterior"
+        require(not old, "it is of an older version, whose --posterior-sigma had another unit")
         settings = make_parser().defaults.keys()
-        flags = _flags_of({name: value for name, value in content.items() if name in settings})
+        config = todays_settings({name: value for name, value in content.items() if name in settings})
+        if config.get("class_probability") == "softmax":
+            config.pop("posterior_sigma", None)  # which nothing reads; older versions had another default
+        flags = _flags_of(config)
     if unknown := sorted(content.keys() - settings - {"versions"}):
         print(printable(f"{path} has settings of another version, left out: {', '.join(unknown)}"))
     return flags
