@@ -5,7 +5,7 @@ from runs.reader import RunFiles
 # Settings that shape no curve: places, what is tested and shown, when it is saved; a recipe is a name for others.
 WITHOUT_EFFECT = {"compare", "evaluate", "predict", "merge", "checkpoint", "checkpoint_dir", "data_dir", "auto_resume"}
 WITHOUT_EFFECT |= {"save_every", "save_every_minutes", "tensorboard", "steps_report", "test_every_epoch", "eval_split"}
-WITHOUT_EFFECT |= {"eval_batch_size", "eval_runs", "recipe", "versions", "config", "seeds"}
+WITHOUT_EFFECT |= {"eval_batch_size", "eval_runs", "recipe", "versions", "config", "seeds", "export", "output"}
 # Settings of every method that may be None. Another one is None where the method of a run does not know it.
 MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_weights", "init_from"}
 

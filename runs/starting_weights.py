@@ -38,9 +38,15 @@ def _load_model(path: str, model: Classifier) -> None:
         raise UserError(
             f"--init-from {path} is of --method {method}: {error}; take a run of a like network, or leave it out"
         ) from error
-    classes = len(source["info"]["classes"]), len(model.info.classes)
+    names = source["info"]["classes"], model.info.classes
+    classes = len(names[0]), len(names[1])
+    note = "; its classes have other names: what it learned of them is taken too" if _renamed(*names) else ""
     which = f"{len(taken)} of {len(taken) + len(left)}" if left else f"all {len(taken)}"
-    print(printable(f"{which} tensors start as in {path}{_why_not(left, model, state, classes)}"))
+    print(printable(f"{which} tensors start as in {path}{_why_not(left, model, state, classes)}{note}"))
+
+
+def _renamed(classes: list[str], others: list[str]) -> bool:
+    return len(classes) == len(others) and classes != others
 
 
 def _why_not(left: list[str], model: Classifier, state: dict[str, Tensor], classes: tuple[int, int]) -> str:

@@ -9,8 +9,7 @@ from conftest import FOUR_BLOCKS, in_this_process, train
 from helpers import assert_equal, settings, weights
 from pictures import make_folder
 
-from main import main
-from rules import parse, settle
+from rules import settle
 from runs.repeat import read_command
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -41,17 +40,6 @@ def test_blocks_that_start_from_a_run_and_learn_alone_are_those_of_one_process(d
     assert_equal(weights(tmp_path / "merged"), weights(whole))
 
 
-def test_weights_that_do_not_fit_or_are_not_there_are_refused_in_a_line(digits_run, run_main, tmp_path):
-    cases = {
-        "--method dt: nothing of its blocks": ["--method", "fm", "--init-from", digits_run],
-        "there is no checkpoint": ["--init-from", tmp_path / "none"],
-        "--checkpoint names one that is there": ["--init-from", digits_run, "--checkpoint", digits_run],
-    }
-    for words, flags in cases.items():
-        code, _, err = run_main("--dataset", "digits", *flags, "--checkpoint-dir", tmp_path / "run")
-        assert (code, len(err)) == (2, 1) and words in err[0]
-
-
 @pytest.mark.parametrize(
     "flags",
     [
@@ -73,17 +61,9 @@ def test_a_run_is_repeated_with_its_settings_and_given_flags_win(flags, capsys, 
     assert other.as_dict() == repeated | {"config": str(path), "weight_decay": 7.0}
 
 
-def test_settings_that_cannot_be_repeated_are_refused_in_a_line(digits_run, run_main, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(settings().as_dict() | {"epochs": -3}))
-    cases = {
-        "--epochs is '-3'": ["--config", tmp_path],
-        "there is no such file": ["--config", tmp_path / "none"],
-        "--num-blocks belongs to": ["--config", digits_run, "--method", "fm"],
-        "--checkpoint names one that is there": ["--config", digits_run, "--checkpoint", digits_run],
-    }
-    for words, flags in cases.items():
-        code, _, err = run_main(*flags, "--checkpoint-dir", tmp_path / "run")
-        assert (code, len(err)) == (2, 1) and words in err[0]
+def test_given_flags_that_do_not_go_with_the_repeated_settings_are_refused_in_a_line(digits_run, run_main, tmp_path):
+    code, _, err = run_main("--config", digits_run, "--method", "fm", "--checkpoint-dir", tmp_path / "run")
+    assert (code, len(err)) == (2, 1) and "--num-blocks belongs to" in err[0] and str(digits_run) in err[0]
 
 
 def test_seeds_are_trained_each_in_its_folder_and_go_on_where_they_were(run_main, tmp_path, monkeypatch):
