@@ -174,8 +174,6 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         senseless |= {"config"}
     if s.seeds:
         senseless = {"seed", "checkpoint", "blocks", "auto_resume"}
-        if len(s.seeds) < 2:
-            raise UserError("--seeds needs two or more, such as 0,1,2: for one take --seed")
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:

@@ -138,7 +138,6 @@ TOGETHER = {
     "--seeds 0,1 --seed 3": "--seed makes no sense with --seeds",
     "--seeds 0,1 --checkpoint x.pt": "--checkpoint makes no sense with --seeds",
     "--seeds 0,1 --evaluate --checkpoint x.pt": "--evaluate and --seeds are different things",
-    "--seeds 3": "--seeds needs two or more",
     "--config x --compare dt,ct": "--config makes no sense with --compare",
     "--config x --checkpoint x": "--config is for a new run, --checkpoint names one that is there",
     "--init-from x --checkpoint x": "--init-from is for a new run, --checkpoint names one that is there",
