@@ -1,6 +1,5 @@
 """From settings to a model, an evaluator and a trainer: how main.py, the benchmarks and the tests put them together."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -9,15 +8,14 @@ from pathlib import Path
 import torch
 
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
-from errors import READING_ERRORS, UserError, printable, reading, require
+from errors import UserError, reading
 from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
 from hardware.device import compile_networks, pick_device, set_numerics
 from hardware.threads import set_threads
 from models.blocks import select_blocks
-from models.build import build, draw_weights, load_encoder, restore, starting_embedding
+from models.build import build, draw_weights, restore, starting_embedding
 from models.checkpoint import require_whole
 from models.classifier import Classifier
-from models.encoders import make_encoder
 from models.image_info import ImageInfo
 from models.methods import METHODS
 from models.random_streams import Streams
@@ -29,6 +27,7 @@ from runs.checkpoint import BEST, LAST, load_checkpoint
 from runs.process import OneProcess
 from runs.results import RunResults
 from runs.signals import StopSignals
+from runs.starting_weights import take_weights_of_files
 from runs.tensorboard import TensorBoard
 from settings import Settings
 from train import BlockUpdates, Trainer, WholeUpdate
@@ -48,7 +47,8 @@ def run_folder(s: Settings) -> Path:
 def name_files(s: Settings) -> Settings:
     """Return the settings with a file in place of the folder of a run: last.pt to go on or merge, else its model."""
     to_use = BEST if any(getattr(s, command) for command in COMMANDS) else LAST
-    names = {"checkpoint": _file_of(s.checkpoint, to_use), "embedding_from": _file_of(s.embedding_from, BEST)}
+    names = {"checkpoint": _file_of(s.checkpoint, to_use)}
+    names |= {name: _file_of(getattr(s, name), BEST) for name in ("embedding_from", "init_from")}
     return replace(s, **names, merge=s.merge and [_file_of(path, LAST) for path in s.merge])
 
 
@@ -149,47 +149,8 @@ def new_model(
         model.load_state_dict(select_blocks(source["model"], ()) | {"alpha_bar": model.alpha_bar}, strict=False)
     draw_weights(model, streams, lambda: info.normalise(train.images[:PREPARE_WITH]).cpu())
     model.info = info
-    if s.encoder_weights:
-        _load_encoder(s, model)
+    take_weights_of_files(s, model)
     return model
-
-
-def _load_encoder(s: Settings, model: Classifier) -> None:
-    """Load the weights of --encoder-weights. Raises UserError where they are not those of the encoder."""
-    if s.encoder_weights == "pretrained":
-        state = _pretrained_weights(s.encoder_spec, model.info.image_shape)
-    else:
-        state = _weights_of_file(s.encoder_weights)
-    try:
-        passed = load_encoder(model, state)
-    except ValueError as error:
-        raise UserError(f"{s.encoder_weights} is not for --encoder {s.encoder_spec}: {error}") from error
-    print(printable(f"the encoder starts from {s.encoder_weights}; passed over: {', '.join(passed) or 'nothing'}"))
-
-
-def _weights_of_file(path: str) -> dict:
-    """Return the state dict that a file holds. Raises UserError where it holds none."""
-    if not os.path.isfile(path):
-        raise UserError(f"--encoder-weights {path}: there is no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        require(isinstance(content, dict), "no dict")
-    except READING_ERRORS as error:
-        raise UserError(
-            f"--encoder-weights {path} holds no weights by name: save them by torch.save(encoder.state_dict(), PATH)"
-        ) from error
-    return content.get("state_dict", content)
-
-
-def _pretrained_weights(encoder: str, image_shape: Sequence[int]) -> dict:
-    """Return the weights that timm downloads. Raises UserError where that fails."""
-    try:
-        return make_encoder(encoder, image_shape).make(pretrained=True).state_dict()
-    except Exception as error:  # whatever a download can raise
-        raise UserError(
-            f"timm could not download weights for {encoder} ({type(error).__name__}): is there a network? Else give a "
-            "file, --encoder-weights PATH"
-        ) from error
 
 
 def _embedding_from(s: Settings, info: ImageInfo, source: dict) -> torch.Tensor:

@@ -133,7 +133,7 @@ class Parser(argparse.ArgumentParser):
         """Return the words of a command line that give a setting this value."""
         if value is True or value == []:
             return [as_flag(name)]
-        if value is False:
+        if value is False or value is None:
             return [as_flag(name), "off"]
         words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
         if name in self.several:
@@ -232,11 +232,11 @@ def place(text: str) -> str:
     return text if os.path.exists(text) else os.path.expanduser(os.path.expandvars(text))
 
 
-def one_of(names: Iterable[str]):
-    """Return an argparse type: one of the names."""
+def one_of(names: Iterable[str], or_one: Callable[[str], bool] = lambda text: False):
+    """Return an argparse type: one of the names, or one that `or_one` knows."""
 
     def convert(text: str) -> str:
-        if text not in names:
+        if text not in names and not or_one(text):
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{did_you_mean(text, names)}")
         return text
 
@@ -247,6 +247,11 @@ def one_of_these(values: dict[str, object]):
     """Return an argparse type: the value of one of the words."""
     word = one_of(values)
     return lambda text: values[word(text)]
+
+
+def or_off(convert: Callable[[str], object]):
+    """Return an argparse type: None for off, else what `convert` makes of the text."""
+    return lambda text: None if text == "off" else convert(text)
 
 
 def list_of(convert: Callable[[str], object]):

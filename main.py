@@ -1,4 +1,4 @@
-"""Command line of NoProp: train, continue, evaluate, predict, export, merge, compare.
+"""Command line of NoProp: train, repeat, continue, evaluate, predict, export, merge, compare.
 
 python main.py --help                                            examples and common flags
 torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
@@ -51,14 +51,16 @@ from rules import COMMANDS, adopt, check_ranks, parse, settle, take_embedding_se
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
 from runs.files import write_atomic
 from runs.folder import FLAGS, open_run_folder
-from runs.launch import same_flags, start_or_continue, tokens
+from runs.launch import finish, same_flags, tokens
 from runs.opening import announce, make_room, resumable, write_config
 from runs.place import find_temporary_folder, prepare_output, several_processes
 from runs.predict import predict_files
 from runs.process import OneProcess
-from runs.reader import finished_run, read_json
+from runs.reader import read_json
+from runs.repeat import read_command
 from runs.report import describe_part, print_accuracies
 from runs.results import RunResults
+from runs.seeds import train_seeds
 from runs.signals import Stopped, StopSignals
 from runs.size import expected_size
 from runs.tensorboard import TensorBoard
@@ -118,7 +120,7 @@ def processes_of_this_run() -> OneProcess:
 
 def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignals) -> None:
     """Do what the command line says."""
-    s, given = parse(argv)
+    s, given = read_command(argv)
     s = name_files(s)
     find_temporary_folder(run_folder(s))
     if any(getattr(s, name) for name in COMMANDS):
@@ -133,6 +135,8 @@ def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignal
         merge(s)
     elif s.compare:
         compare(s, given)
+    elif s.seeds:
+        train_seeds(run_folder(s), s.seeds, {name: getattr(s, name) for name in sorted(given)})
     else:
         processes.connect()
         with ExitStack() as folder:
@@ -308,12 +312,8 @@ def compare(s: Settings, given: set[str]) -> None:
     with open_run_folder(folder):
         same_flags(folder / FLAGS, flags)
         for method, own in known.items():
-            if finished_run(folder / method):
-                print(f"{method}: done already in {folder / method}", flush=True)
-                continue
-            print(f"\n{method}:", flush=True)
             looks = {"test_every_epoch": True} if s.eval_split == "test" else {}
-            start_or_continue(f"--method {method}", folder / method, {"method": method, **looks, **own}, looks)
+            finish(method, folder / method, {"method": method, **looks, **own}, looks)
         from figures.comparison import write_comparison
 
         again = tokens({"compare": s.compare, **flags, "checkpoint_dir": str(folder)})

@@ -16,22 +16,28 @@ from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owner
 
 EMBEDDING_SETTINGS = ("embedding_type", "embedding_dim", "embedding_init", "class_probability", "posterior_sigma")
 USES = ("evaluate", "predict", "export")  # of a trained model
-COMMANDS = (*USES, "merge", "compare")
+COMMANDS = (*USES, "merge", "compare", "seeds")
 
 
-def parse(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
+def parse(argv: list[str] | None = None, before: dict[str, object] | None = None) -> tuple[Settings, set[str]]:
     """Return the settings of a command line, and the names of those that were given.
 
-    Defaults that depend on other settings are still None: see `settle`. Raises UserError for what cannot be.
+    before: flags as if they stood before those of the command line, which win. Defaults that depend on other settings
+    are still None: see `settle`. Raises UserError for what cannot be.
     """
-    explicit = vars(make_parser().parse_args(argv))
-    recipe = explicit.get("recipe")
-    known = METHODS[explicit.get("method", Settings.method)].recipes
+    flags = {**(before or {}), **vars(make_parser().parse_args(argv))}
+    settings = with_recipe(flags)
+    _check_commands(settings, set(flags))
+    return settings, set(flags)
+
+
+def with_recipe(flags: dict[str, object]) -> Settings:
+    """Return settings from flags and what their --recipe stands for."""
+    recipe, method = flags.get("recipe"), flags.get("method", Settings.method)
+    known = METHODS[method].recipes
     if recipe and recipe not in known:
-        raise UserError(f"--method {explicit.get('method')} has no recipe {recipe}: leave --recipe out")
-    settings = Settings(**{**known.get(recipe, {}), **explicit})
-    _check_commands(settings, set(explicit))
-    return settings, set(explicit)
+        raise UserError(f"--method {method} has no recipe {recipe}: leave --recipe out")
+    return Settings(**{**known.get(recipe, {}), **flags})
 
 
 def settle(s: Settings, given: set[str]) -> Settings:
@@ -141,7 +147,9 @@ def check_ranks(s: Settings, size: int) -> None:
             f"torchrun deals out blocks that learn alone, and --method {s.method} has none: start it with python"
         )
     if any(getattr(s, name) for name in COMMANDS):
-        raise UserError("torchrun is for training: call python main.py to evaluate, predict, export, merge or compare")
+        raise UserError(
+            "torchrun is for training: call python main.py to evaluate, predict, export, merge, compare or for --seeds"
+        )
     if ":" in s.device:
         raise UserError(f"--device {s.device} is one GPU for all ranks: give --device cuda, each takes its own")
     blocks = len(s.blocks or range(s.num_blocks))
@@ -162,7 +170,10 @@ def _check_commands(s: Settings, given: set[str]) -> None:
         raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
     senseless = set()
     if s.compare:
-        senseless = {"method", "checkpoint", "blocks", "embedding_from", "test_every_epoch", "auto_resume"}
+        senseless = {"method", "checkpoint", "blocks", "embedding_from", "init_from", "test_every_epoch", "auto_resume"}
+        senseless |= {"config"}
+    if s.seeds:
+        senseless = {"seed", "checkpoint", "blocks", "auto_resume"}
     if s.merge:
         senseless = given - {"merge", "checkpoint_dir"}
     if s.predict:
@@ -175,6 +186,9 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     if s.export:
         others = names_where(lambda about: about["may_change"] or about["of_call"])
         senseless = others - names_where(lambda about: "export" in about["may_change"])
+    for name in ("init_from", "config"):
+        if name in given and s.checkpoint:
+            raise UserError(f"{as_flag(name)} is for a new run, --checkpoint names one that is there: leave one out")
     if s.auto_resume and s.checkpoint:
         raise UserError("--auto-resume goes on from last.pt of --checkpoint-dir: leave --checkpoint out")
     for name in sorted(given & senseless):
@@ -239,6 +253,7 @@ def _model_rules(s: Settings) -> Rules:
             s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:"),
             "pretrained belongs to --encoder timm:NAME",
         ),
+        ("encoder_weights", s.init_from, "makes no sense with --init-from, which has weights of the encoder too"),
         ("anchor", s.loss != "squared", "belongs to --loss squared"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),

@@ -26,6 +26,7 @@ from command_line import (
     number,
     one_of,
     one_of_these,
+    or_off,
     place,
     recipes_in_words,
     setting,
@@ -48,16 +49,6 @@ LR_SCHEDULES = ("constant", "cosine", "plateau")
 PLATEAU_PATIENCE = 5
 COUNT_OF_PARTS = number(int, 1, 65536)
 ANYTIME, USE, ANSWER = "resume evaluate predict", "evaluate predict", "evaluate predict export"
-
-
-def encoder_name(text: str) -> str:
-    """Return the name of an encoder; an argparse type."""
-    return text if is_encoder(text) else one_of([*ENCODERS, "timm:NAME"])(text)
-
-
-def augmentations(text: str) -> list[str] | None:
-    """Return what is done to training images, None for off; an argparse type."""
-    return None if text == "off" else list_of(one_of(AUGMENTATIONS))(text)
 
 
 def _by_owner(name: str) -> str:
@@ -89,7 +80,8 @@ class Settings:
         number(int, 2), shown="all", metavar="N")
     augment: list | None = setting("data", None, "change training images at random: crop shifts them, flip mirrors "
         "them, cutout covers a square; without a value what suits the data set. The paper does not",
-        augmentations, nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout|off", common=True)
+        or_off(list_of(one_of(AUGMENTATIONS))), nargs="?", const=[], shown=_augment, metavar="crop,flip,cutout|off",
+        common=True)
 
     method: str = setting("method", "dt",
         lambda: "what is trained: " + ", ".join(f"{n} {m.text}" for n, m in METHODS.items()), choices=METHODS,
@@ -107,11 +99,14 @@ class Settings:
     vit_heads: int | None = setting("method", None, "heads of its attention", COUNT_OF_PARTS, shown="4", metavar="N")
     vit_patch: int | None = setting("method", None, "side of its patches", COUNT_OF_PARTS, shown="4", metavar="N")
     encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block: "
-        + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)", encoder_name, metavar="NAME")
+        + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)",
+        one_of([*ENCODERS, "timm:NAME"], is_encoder), metavar="NAME")
     encoder_width: int | None = setting("method", None, "channels at the end of the encoder airbench",
         number(int, 4, 65536), shown="256", metavar="N")
     encoder_weights: str | None = setting("method", None, "file with weights of the encoder to start from (its state "
         "dict), or pretrained: those that timm downloads", place, metavar="PATH|pretrained")
+    init_from: str | None = setting("method", None, "start a new run from the weights of another run's model: what has "
+        "the same name and shape is taken, the rest starts anew", place, metavar="RUN")
     freeze_encoder: bool = setting("method", False, "train no encoder: one for all blocks, whose features are computed "
         "once and kept in memory")
     loss: str | None = setting("method", None, "squared, the paper's; or cross-entropy: of u_hat's class weights with "
@@ -168,6 +163,8 @@ class Settings:
     recipe: str | None = setting("training", None, "other defaults, for a good result in fewer epochs",
         more=lambda: recipes_in_words(METHODS, RECIPES), choices=RECIPES, shown="the paper's", shapes_blocks=False,
         common=True)
+    seeds: list | None = setting("training", None, "train once with each of these seeds, such as 0,1,2, in folders of "
+        "--checkpoint-dir, and print mean and standard error over them", list_of(COUNT), metavar="N,...", of_call=True)
     seed: int = setting("training", 0, "seed of all random streams", COUNT, metavar="N", may_change=USE, common=True)
 
     lr: float = setting("optimizer", 0.001, "learning rate of every AdamW (ct, fm: Adam)", RATE, metavar="RATE",
@@ -241,6 +238,8 @@ class Settings:
     checkpoint_dir: str | None = setting("files", None, "folder of the run", place, metavar="DIR",
         shown="checkpoints_run; with --checkpoint: the checkpoint's folder", may_change="resume evaluate", of_call=True,
         common=True)
+    config: str | None = setting("files", None, "repeat a run in a new folder: take the settings of its config.json; "
+        "flags that are given win", place, metavar="RUN", of_call=True)
     auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
         "settings, else start: one command for schedulers that start a job again", of_call=True)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,

@@ -5,9 +5,9 @@ from runs.reader import RunFiles
 # Settings that shape no curve: places, what is tested and shown, when it is saved; a recipe is a name for others.
 WITHOUT_EFFECT = {"compare", "evaluate", "predict", "merge", "checkpoint", "checkpoint_dir", "data_dir", "auto_resume"}
 WITHOUT_EFFECT |= {"save_every", "save_every_minutes", "tensorboard", "steps_report", "test_every_epoch", "eval_split"}
-WITHOUT_EFFECT |= {"eval_batch_size", "eval_runs", "recipe", "versions", "top_k", "output", "export"}
+WITHOUT_EFFECT |= {"eval_batch_size", "eval_runs", "recipe", "versions", "config", "seeds", "export", "output", "top_k"}
 # Settings of every method that may be None. Another one is None where the method of a run does not know it.
-MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_weights"}
+MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_weights", "init_from"}
 
 
 def differences(runs: list[RunFiles]) -> list[str]:

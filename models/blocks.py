@@ -35,6 +35,11 @@ def block_of(name: str) -> int | None:
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else None
 
 
+def without_block(name: str) -> str:
+    """Return a name in a state without its block: 'blocks.3.fuse.6.bias' -> 'blocks.*.fuse.6.bias'."""
+    return name if block_of(name) is None else ".".join(["blocks.*", *name.split(".")[2:]])
+
+
 def blocks_in(state: dict[str, Tensor]) -> list[int]:
     """Return the blocks t that a state holds."""
     return sorted({block_of(name) for name in state} - {None})

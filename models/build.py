@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from errors import require
-from models.blocks import blocks_in, select_blocks
+from models.blocks import blocks_in, select_blocks, without_block
 from models.classifier import Classifier
 from models.embeddings import initial_embedding, one_hot_embedding, prototype_indices
 from models.encoders import make_encoder
@@ -72,6 +72,24 @@ def load_encoder(network: Classifier, state: dict[str, Tensor]) -> list[str]:
     for encoder in encoders:
         encoder.load_state_dict({name: given[short] for short, name in names.items()})
     return passed
+
+
+def load_what_fits(network: Classifier, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load from another network's state what is trained here and has the same name and shape there.
+
+    Returns the names of what was loaded, and of what was not. What is fixed by settings (one-hot W_embed, alpha_bar)
+    stays. Raises ValueError where nothing in a block or encoder fits, whichever blocks this network holds.
+    """
+    own, parts = network.state_dict(), {*network.networks.values(), network.encoder}
+    inside = tuple(f"{name}." for name, module in network.named_modules() if module in parts)
+    learned = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    wanted = [name for name in own if name in learned or name.startswith(inside)]
+    shapes = {(without_block(name), value.shape) for name, value in own.items() if name.startswith(inside)}
+    fits = any((without_block(name), value.shape) in shapes for name, value in state.items())
+    require(fits, "nothing of its blocks has name and shape of what is here")
+    taken = [name for name in wanted if name in state and state[name].shape == own[name].shape]
+    network.load_state_dict({name: state[name] for name in taken}, strict=False)
+    return taken, [name for name in wanted if name not in taken]
 
 
 def _reset(module: nn.Module) -> None:

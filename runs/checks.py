@@ -29,33 +29,41 @@ def in_todays_form(content: dict) -> dict:
     Formats 1 and 2 did not describe their network; up to 3 theta_out was the whole classifier of z_T, now it is what is
     added to the closed form, and sigma of the posterior was absolute. Raises ValueError for settings no flag accepts.
     """
-    if type(content["config"]) is dict and content["config"].get("inference", "") is None:  # was known to dt alone
-        content = {**content, "config": content["config"] | {"inference": Settings.inference}}
+    if type(content["config"]) is dict:
+        content = {**content, "config": todays_settings(content["config"])}
     if content["format"] == FORMAT:
         return content
     states = [content["model"], (content.get("best") or {}).get("model")]
     for state in {id(state): state for state in states if state is not None}.values():  # they may be one and the same
         _take_closed_form_away(state)
-    settings = accepted(_todays_settings(content["config"], content["model"]["W_embed"]))
+    settings = accepted(_with_todays_sigma(content["config"], content["model"]["W_embed"]))
     network = settings.describe_network(content["info"]["image_shape"])
     described = {"network": network, "inference": settings.inference_of_model, "config": settings.as_dict()}
     return {**content, **described, "format": FORMAT}
 
 
-def _todays_settings(config: dict, W_embed: torch.Tensor) -> dict:
-    """Return settings of an older version in today's terms.
+def todays_settings(config: dict) -> dict:
+    """Return settings of an older version in today's terms, but for sigma of the posterior.
 
-    sigma of the posterior is in units of the smallest distance between embeddings; --augment says what it does,
-    as it was then, whatever DATASETS says today.
+    --inference was known to dt alone; --augment, on or off, says what it does, as it was then, whatever DATASETS says
+    today.
     """
+    config = dict(config)
+    if config.get("inference", "") is None:
+        config["inference"] = Settings.inference
+    if type(config.get("augment")) is bool:
+        digits = config.get("dataset") in ("mnist", "digits")
+        config["augment"] = (["crop"] if digits else ["crop", "flip"]) if config["augment"] else None
+    return config
+
+
+def _with_todays_sigma(config: dict, W_embed: torch.Tensor) -> dict:
+    """Return settings with sigma of the posterior in units of the smallest distance between embeddings."""
     config = dict(config)
     if config.get("class_probability") == "posterior":
         config["posterior_sigma"] /= smallest_distance(W_embed).item()
     elif config.get("class_probability"):
         config.pop("posterior_sigma", None)
-    if type(config.get("augment")) is bool:
-        digits = config.get("dataset") in ("mnist", "digits")
-        config["augment"] = (["crop"] if digits else ["crop", "flip"]) if config["augment"] else None
     return config
 
 

@@ -10,7 +10,7 @@ from command_line import as_flag, show
 from errors import UserError, require
 from runs.checkpoint import LAST
 from runs.files import write_json
-from runs.reader import read_json
+from runs.reader import finished_run, read_json
 from runs.signals import Stopped
 from settings import make_parser
 
@@ -53,6 +53,15 @@ def same_flags(path: Path, flags: dict[str, object]) -> None:
 
 def _check_flags(flags: dict) -> None:
     require(type(flags) is dict and flags.keys() <= make_parser().defaults.keys(), "it holds no flags")
+
+
+def finish(name: str, folder: Path, flags: dict[str, object], flags_to_go_on: dict[str, object]) -> None:
+    """Train in a folder to the end, unless that is done, and tell which run it is."""
+    if finished_run(folder):
+        print(f"{name}: done already in {folder}", flush=True)
+    else:
+        print(f"\n{name}:", flush=True)
+        start_or_continue(name, folder, flags, flags_to_go_on)
 
 
 def start_or_continue(name: str, folder: Path, flags: dict[str, object], flags_to_go_on: dict, ranks: int = 1) -> None:

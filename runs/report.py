@@ -42,7 +42,7 @@ def _describe_model(s: Settings, model: Classifier) -> str:
         size = f"{blocks} of {parameters_per_block(model) / 1e6:.2f} M parameters"
     encoder = f", encoder {s.encoder_spec}" if s.encoder_spec != "paper" or s.freeze_encoder else ""
     if s.freeze_encoder:
-        encoder += " frozen" + ("" if s.encoder_weights else " as it starts, with random weights")
+        encoder += " frozen" + ("" if s.encoder_weights or s.init_from else " as it starts, with random weights")
     loss = f", {s.loss}" if s.loss == "cross-entropy" else ""
     loss += f", {s.noise_levels} noise levels" if (s.noise_levels or 1) > 1 else ""
     noise = f", {s.schedule} noise schedule" if s.schedule else ""
@@ -110,9 +110,9 @@ def print_accuracies(result: Evaluation, by_step: bool, counted: str, split: str
     print(last_line(*result.accuracy(), len(result.per_run), split))
 
 
-def last_line(mean: float, sem: float, runs: int, split: str = "test") -> str:
+def last_line(mean: float, sem: float, count: int, split: str = "test", of: str = "runs") -> str:
     """Return the last line of a training or evaluation."""
-    return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({runs} runs)"
+    return f"{split} accuracy: {mean:.2f} +- {sem:.2f} % ({count} {of})"
 
 
 def _print_steps(result: Evaluation, counted: str) -> None:

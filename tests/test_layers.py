@@ -25,8 +25,8 @@ LAYERS = [
     runs runs.files runs.folder runs.place runs.process runs.reader runs.report runs.signals runs.tables runs.versions
     runs.checks runs.results runs.size
     runs.checkpoint
-    runs.callbacks runs.convert runs.launch
-    runs.opening runs.tensorboard
+    runs.callbacks runs.convert runs.launch runs.repeat runs.starting_weights
+    runs.opening runs.seeds runs.tensorboard
     parallel
     train
     assemble

@@ -25,6 +25,7 @@ def train(*flags):
     return lambda box: box.train(*flags)
 
 
+DIGITS = ["--dataset", "digits"]
 ONE_HOT = ["--embedding-type", "one-hot"]
 
 
@@ -54,6 +55,13 @@ FLAGS = {
     "fewer epochs than done": Case(lambda b: ["--checkpoint", b.last, "--epochs", "1"], "--epochs"),
     "other T": Case(lambda b: [*evaluate(b.model), "--num-blocks", "5"], "--num-blocks 5"),
     "other data set": Case(lambda b: ["--checkpoint", b.last, "--dataset", "mnist"], "--dataset mnist"),
+    "weights of another network": Case(
+        lambda b: [*DIGITS, "--method", "ct", "--init-from", b.model, "--checkpoint-dir", b.folder / "run"],
+        "--init-from",
+    ),
+    "one seed": Case(train("--seeds", "0"), "--seeds"),
+    "settings that are none": Case(lambda b: b.train("--config", b.file("x.json", '{"method": 3}')), "x.json"),
+    "settings of no run": Case(lambda b: b.train("--config", b.folder / "none"), "--config"),
     "model without optimizers": Case(lambda b: ["--checkpoint", b.model], "last.pt"),
 }
 
