@@ -1,7 +1,7 @@
 """Command line of NoProp: train, continue, evaluate, predict, export, merge, compare.
 
 python main.py --help                                            examples and common flags
-torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
+torchrun --nproc-per-node 2 main.py --dataset digits             blocks, or parts of a batch, dealt out to two processes
 """
 
 # ruff: noqa: E402 - the imports below take seconds, in which Ctrl-C ends the program without a traceback
