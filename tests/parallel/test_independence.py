@@ -165,7 +165,7 @@ def test_a_restart_takes_over_the_last_pt_of_its_own_launch_only(digits_run, tmp
     [
         (["--num-blocks", "2"], 3, "at most 2"),
         (["--device", "cuda:0"], 2, "each takes its own"),
-        (["--block-order", "sequential"], 2, "interleaved"),
+        (["--num-blocks", "2", "--block-order", "sequential"], 2, "interleaved"),
         (["--evaluate", "--checkpoint", "x.pt"], 2, "python main.py"),
         (["--method", "fm", "--batch-size", "4"], 3, "two images each"),
     ],
