@@ -154,7 +154,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     if processes.first:
         folder.enter_context(open_run_folder(run))
     held = held_blocks(s, processes)
-    size = expected_size(s, data.info, held, device)
+    size = expected_size(s, data.info, held, device, processes.size)
     set_threads(s.describe_network(data.info.image_shape), s.batch_size, checkpoint, processes.from_first)
     model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)
