@@ -21,6 +21,7 @@ from models.methods import METHODS
 from models.random_streams import Streams
 from optimizers.offload import move_without_blocks
 from optimizers.updater import Updater
+from optimizers.whole_update import WholeUpdate
 from rules import COMMANDS, adopt
 from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
 from runs.checkpoint import BEST, LAST, load_checkpoint
@@ -30,7 +31,7 @@ from runs.signals import StopSignals
 from runs.starting_weights import take_weights_of_files
 from runs.tensorboard import TensorBoard
 from settings import Settings
-from train import BlockUpdates, Trainer, WholeUpdate
+from train import BlockUpdates, Trainer
 
 DEFAULT_RUN = "checkpoints_run"
 CACHE = "images.cache"  # in the folder of the run
@@ -228,7 +229,7 @@ def make_evaluator(s: Settings, model: Classifier, streams: Streams, processes: 
         s.ways,
         s.eval_runs,
         s.readout,
-        processes.relay,
+        processes.relay if METHODS[s.method].blocks_alone else None,
         processes.hides_bars,
         s.eval_batch_size,
         s.mirror_test,
@@ -247,13 +248,15 @@ def make_trainer(
     """Return a trainer; watched: test images whose accuracy is noted after every epoch, nothing is chosen by it."""
     processes, method = processes or OneProcess(), METHODS[s.method]
     kept = features_of(model, data.train) if model.encoder else None
-    batches = Batches(data.train, model.see, s.batch_size, streams, s.augment or (), kept)
+    part_of = {} if method.blocks_alone else {"part_of": processes.part_of}
+    batches = Batches(data.train, model.see, s.batch_size, streams, s.augment or (), kept, **part_of)
     updater = partial(Updater.by_epochs, optimizer=method.optimizer, **s.arguments(Updater.by_epochs))
     if method.blocks_alone:
         own = s.arguments(BlockUpdates.__init__)
         updates = BlockUpdates(model, streams, len(batches), updater, add_up=processes.add_up, **own)
     else:
-        updates = WholeUpdate(model, streams, len(batches), updater, s.amp)
+        shared = processes.average_gradients, processes.average, processes.size
+        updates = WholeUpdate(model, streams, len(batches), updater, s.amp, *shared)
     trainer = Trainer(model, updates, batches, streams, callbacks=callbacks)
     if not s.blocks:  # a part of the blocks has no accuracy
         evaluator = make_evaluator(s, model, streams, processes)

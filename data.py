@@ -23,6 +23,7 @@ from loaders.on_disk import ImagesOnDisk, at_a_time
 from models.image_info import ImageInfo
 from models.methods import arguments_for
 from models.random_streams import Streams
+from models.shares import Part, Source, draw_rows, share
 
 GREY = 128  # of what cutout covers
 AUGMENTATIONS = ("crop", "flip", "cutout")
@@ -228,10 +229,14 @@ def as_known(raw: RawImages, classes: list[str], image_shape: Sequence[int], par
 
 
 class Batch:
-    """Labels y (B,), and images x (B, C, H, W) that are made when they are first asked for."""
+    """Labels y (B,), and images x (B, C, H, W) that are made when they are first asked for.
 
-    def __init__(self, y: Tensor, make_images: Callable[[], Tensor]):
-        self.y, self._make_images = y, make_images
+    Args:
+        part: which rows of a batch these are, where several processes share it; None: all.
+    """
+
+    def __init__(self, y: Tensor, make_images: Callable[[], Tensor], part: Part | None = None):
+        self.y, self._make_images, self.part = y, make_images, part
 
     @cached_property
     def x(self) -> Tensor:
@@ -245,6 +250,7 @@ class Batches:
         see: makes x of images (B, H, W, C) uint8.
         augment: what is done to the images, see `augment`.
         kept: x of the whole split, where it is the same in every epoch.
+        part_of: gives the part of so many images that is taken here, None for all.
     """
 
     def __init__(
@@ -255,9 +261,10 @@ class Batches:
         streams: Streams,
         augment: Collection[str] = (),
         kept: Tensor | None = None,
+        part_of: Callable[[int], Part | None] = lambda images: None,
     ):
         self.split, self.see, self.batch_size, self.streams = split, see, batch_size, streams
-        self.augment, self.kept = augment, kept
+        self.augment, self.kept, self.part_of = augment, kept, part_of
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch; see `indices`."""
@@ -273,19 +280,23 @@ class Batches:
 
     def batch(self, indices: Tensor, epoch: int, number: int) -> Batch:
         """Return batch `number` of an epoch, the same for all blocks."""
+        part = self.part_of(len(indices))
+        if part:
+            indices = indices[part.first : part.end]
 
         def images() -> Tensor:
             if self.kept is not None:
                 return self.kept[indices]
             chosen = self.split.images[indices]
             if self.augment:
-                chosen = augment(chosen, self.streams.fresh(f"augment/{epoch}", number), self.augment)
+                generator = self.streams.fresh(f"augment/{epoch}", number)
+                chosen = augment(chosen, share(generator, part), self.augment)
             return self.see(chosen)
 
-        return Batch(self.split.labels[indices], images)
+        return Batch(self.split.labels[indices], images, part)
 
 
-def augment(images: Tensor, generator: torch.Generator, ways: Collection[str]) -> Tensor:
+def augment(images: Tensor, source: Source, ways: Collection[str]) -> Tensor:
     """Return images changed at random: (B, H, W, C) uint8 -> the same.
 
     ways: `crop` shifts an image by up to an eighth of its side, what is missing is mirrored from inside; `flip` mirrors
@@ -294,7 +305,7 @@ def augment(images: Tensor, generator: torch.Generator, ways: Collection[str]) -
     batch, height, width, _ = images.shape
 
     def draw(high: int) -> Tensor:
-        return torch.randint(high, (batch, 1), generator=generator, device=images.device)
+        return draw_rows(batch, source, lambda n, g: torch.randint(high, (n, 1), generator=g, device=images.device))
 
     def shifted(places: Tensor, size: int) -> Tensor:  # (B, size) -> (B, size)
         most = max(1, size // 8)

@@ -1,7 +1,7 @@
 """Command line of NoProp: train, repeat, continue, evaluate, predict, export, merge, compare.
 
 python main.py --help                                            examples and common flags
-torchrun --nproc-per-node 2 main.py --dataset digits             blocks dealt out to two processes
+torchrun --nproc-per-node 2 main.py --dataset digits             blocks, or parts of a batch, dealt out to two processes
 """
 
 # ruff: noqa: E402 - the imports below take seconds, in which Ctrl-C ends the program without a traceback
@@ -158,7 +158,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     if processes.first:
         folder.enter_context(open_run_folder(run))
     held = held_blocks(s, processes)
-    size = expected_size(s, data.info, held, device)
+    size = expected_size(s, data.info, held, device, processes.size)
     set_threads(s.describe_network(data.info.image_shape), s.batch_size, checkpoint, processes.from_first)
     model = make_model(s, checkpoint, source, data, streams, held)
     trainer = make_trainer(s, model, data, streams, processes, test.to(streams.device) if s.test_every_epoch else None)

@@ -142,16 +142,17 @@ def check_ranks(s: Settings, size: int) -> None:
     """Raise UserError for what `size` processes of torchrun cannot do."""
     if size == 1:
         return
-    if not METHODS[s.method].blocks_alone:
-        raise UserError(
-            f"torchrun deals out blocks that learn alone, and --method {s.method} has none: start it with python"
-        )
     if any(getattr(s, name) for name in COMMANDS):
         raise UserError(
             "torchrun is for training: call python main.py to evaluate, predict, export, merge, compare or for --seeds"
         )
     if ":" in s.device:
         raise UserError(f"--device {s.device} is one GPU for all ranks: give --device cuda, each takes its own")
+    if not METHODS[s.method].blocks_alone:
+        if 2 * size > s.batch_size:
+            why = f"{size} ranks cannot share a batch of {s.batch_size}, two images each"
+            raise UserError(f"{why}: raise --batch-size, or start fewer")
+        return
     blocks = len(s.blocks or range(s.num_blocks))
     if size > blocks:
         raise UserError(f"more ranks ({size}) than blocks ({blocks}): start at most {blocks} with torchrun")

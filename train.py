@@ -1,7 +1,8 @@
-"""Train a network: the loop over epochs, and the two ways to update weights, every block alone or all as a whole.
+"""Train a network: the loop over epochs, and the updates of blocks that learn alone.
 
 BlockUpdates is Algorithm 1 of the paper: an update of block t sees a batch, draws its own noise and changes block t
-only; gradients stay inside a block. Nothing is printed or written here: callbacks do that.
+only; gradients stay inside a block. What is trained as a whole is updated by optimizers/whole_update.py. Nothing is
+printed or written here: callbacks do that.
 Try: python main.py --dataset digits
 """
 
@@ -22,13 +23,13 @@ from models.random_streams import Streams
 from optimizers.divergence import check_finite, check_losses
 from optimizers.offload import BlockOffload
 from optimizers.shared_gradient import SharedGradient
-from optimizers.updater import Updater
+from optimizers.updater import MakeUpdater, Updater
+from optimizers.whole_update import WholeUpdate
 from runs.callbacks import Callback
 
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
 Step = tuple[int, list[int]]  # a batch of the epoch, and the blocks that learn from it
-MakeUpdater = Callable[..., Updater]  # (parameters, steps per epoch) -> an optimizer with its schedule
 
 
 def update_order(order: str, num_blocks: int, num_batches: int, generator: torch.Generator) -> Iterator[Step]:
@@ -134,36 +135,6 @@ class BlockUpdates:
         for t, updater in self.by_block.items():
             updater.load_state_dict(by_block[t])
         for updater, own in zip(self.shared, shared, strict=True):
-            updater.load_state_dict(own)
-
-
-class WholeUpdate:
-    """One optimizer for all parameters of a network: every method but dt."""
-
-    rows, parts = 1, (1,)
-
-    def __init__(
-        self, model: Classifier, streams: Streams, num_batches: int, make_updater: MakeUpdater, amp: bool = False
-    ):
-        self.model, self.streams, self.num_batches, self.amp = model, streams, num_batches, amp
-        self.updaters = [make_updater(model.parameters(), num_batches, model.undecayed_parameters())]
-
-    def steps(self, order: torch.Generator) -> list[Step]:
-        """Return the steps of an epoch."""
-        return [(i, [1]) for i in range(self.num_batches)]
-
-    def step(self, blocks: list[int], batch: Batch) -> dict[int, Tensor]:
-        """Take one step of the optimizer; returns the terms of the loss."""
-        noise, drop = self.streams.get("noise"), self.streams.get("dropout")
-        with torch.autocast(batch.y.device.type, torch.bfloat16, enabled=self.amp):
-            terms = self.model.loss(batch.x, batch.y, noise, drop)
-        sum(terms).backward()
-        self.updaters[0].step()
-        return {1: torch.stack(terms).detach()}
-
-    def load_state_dict(self, states: list[dict], state: dict[str, Tensor]) -> None:
-        """Load the optimizer of a checkpoint."""
-        for updater, own in zip(self.updaters, states, strict=True):
             updater.load_state_dict(own)
 
 

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import distributed
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.setup import BATCH, SHAPE, make_benchmark_trainer, train_epoch  # noqa: E402
 from hardware.memory import reuse_freed_memory  # noqa: E402
+from optimizers.whole_update import LossOf  # noqa: E402
 from parallel.ranks import Ranks  # noqa: E402
 from runs.process import OneProcess  # noqa: E402
 from train import Trainer  # noqa: E402
@@ -111,15 +111,13 @@ def noprop_epoch(args: argparse.Namespace, ranks: OneProcess) -> Callable[[], in
 
 
 def ddp_epoch(args: argparse.Namespace, ranks: OneProcess) -> Callable[[], int]:
-    """Return the same with DistributedDataParallel; the bytes are those of its gradient buckets."""
+    """Return the same with plain DistributedDataParallel, where a rank draws for its own images only."""
     flags = ["--method", "backprop", "--num-blocks", str(args.num_blocks)]
     trainer = make_benchmark_trainer(args.steps * BATCH, *flags)  # all blocks, in every rank
     model = trainer.model
-    network = whole = LossOf(model)
-    counter = {"bytes": 0}
+    network = LossOf(model)
     if ranks.size > 1:
-        network = torch.nn.parallel.DistributedDataParallel(whole)
-        network.register_comm_hook(counter, _counting_all_reduce)
+        network = ranks.average_gradients(network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, weight_decay=0.001, fused=True)
     share = slice(ranks.rank, None, ranks.size)
 
@@ -129,27 +127,9 @@ def ddp_epoch(args: argparse.Namespace, ranks: OneProcess) -> Callable[[], int]:
             sum(network(batch.x, batch.y)).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return counter["bytes"]
+        return ranks.bytes_reduced
 
     return epoch
-
-
-class LossOf(torch.nn.Module):
-    """A network whose forward pass is its loss, as DistributedDataParallel wants it."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.model.loss(x, y)
-
-
-def _counting_all_reduce(counter: dict, bucket: distributed.GradBucket):
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-
-    counter["bytes"] += bucket.buffer().nbytes
-    return allreduce_hook(None, bucket)
 
 
 def trainer_of(args: argparse.Namespace, embedding: str, ranks: OneProcess | None = None) -> Trainer:

@@ -13,6 +13,7 @@ from models.class_probability import nearest_log_prob
 from models.continuous import ContinuousNet, draw_times
 from models.diffusion import repeat
 from models.precision import full_precision, weighted_embedding
+from models.shares import normal_like
 from models.solvers import ode_ways
 
 ANCHOR_SCALE = 10.0  # of theta_out at its start where W_embed is fixed: with 1, an anchor of one-hot vectors is weak
@@ -75,8 +76,8 @@ class NoPropNetFM(ContinuousNet):
         z_1 = self.W_embed[y]  # (M B, d)
         t = draw_times(len(y), self.stratified_time, noise, y.device)
         part = t.to(z_1.dtype).unsqueeze(1)  # (B, 1)
-        z_0 = torch.empty_like(z_1).normal_(generator=noise)
-        eps = torch.empty_like(z_1).normal_(generator=noise)
+        z_0 = normal_like(z_1, noise)
+        eps = normal_like(z_1, noise)
         z_t = part * z_1 + (1 - part) * z_0 + self.flow_sigma * eps
         logits = self.block(z_t, x, t, drop)
         if self.kind == "cross-entropy":

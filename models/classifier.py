@@ -9,6 +9,7 @@ from models.class_probability import class_log_prob
 from models.image_info import ImageInfo
 from models.precision import full_precision
 from models.random_streams import Streams
+from models.shares import Source, draw_rows
 
 BATCH = 500  # images that predict takes at a time
 
@@ -186,10 +187,13 @@ class Classifier(nn.Module):
         levels = images.to(self.W_embed.device).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
         return levels if levels.dtype == torch.uint8 else levels * 255
 
-    def noise(self, generators: Sequence[torch.Generator | None], batch: int) -> Tensor:
+    def noise(self, generators: Sequence[Source], batch: int) -> Tensor:
         """Draw standard normal noise (R, B, d), run r from generator r."""
         if isinstance(generators, NoNoise):
             return torch.zeros(len(generators), batch, self.embedding_dim, device=self.W_embed.device)
-        shape = 1 if isinstance(generators, SameNoise) else batch, self.embedding_dim
-        draws = [torch.randn(shape, generator=g, device=self.W_embed.device) for g in generators]
-        return torch.stack(draws).expand(-1, batch, -1)
+        rows = 1 if isinstance(generators, SameNoise) else batch
+
+        def draw(rows: int, generator: torch.Generator | None) -> Tensor:
+            return torch.randn(rows, self.embedding_dim, generator=generator, device=self.W_embed.device)
+
+        return torch.stack([draw_rows(rows, source, draw) for source in generators]).expand(-1, batch, -1)

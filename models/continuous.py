@@ -6,14 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from models.classifier import Classifier
+from models.shares import Source, draw_rows
 from models.solvers import kept_steps, solve
 from models.time_block import TimeBlock
 
 
-def draw_times(batch: int, stratified: bool, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def draw_times(batch: int, stratified: bool, source: Source, device: torch.device) -> Tensor:
     """Draw t ~ U(0, 1), (B,) float64; stratified: t_i ~ U(i / B, (i + 1) / B)."""
-    t = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
-    return (t + torch.arange(batch, device=device)) / batch if stratified else t
+
+    def draw(batch: int, generator: torch.Generator | None) -> Tensor:
+        t = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
+        return (t + torch.arange(batch, device=device)) / batch if stratified else t
+
+    return draw_rows(batch, source, draw)
 
 
 class ContinuousNet(Classifier):

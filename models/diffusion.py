@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.shares import Source, normal_like
+
 
 class DiffusionLoss(NamedTuple):
     """The three terms of eq. 8 or 9, each a scalar averaged over the batch; the loss is their sum."""
@@ -19,9 +21,9 @@ def repeat(rows: Tensor, times: int) -> Tensor:
     return rows if times == 1 else rows.repeat(times, *[1] * (rows.ndim - 1))
 
 
-def q_sample(alpha_bar: Tensor, u_y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def q_sample(alpha_bar: Tensor, u_y: Tensor, generator: Source = None) -> Tensor:
     """Draw z_t ~ q(z_t | y) = N(sqrt(alpha_bar) u_y, (1 - alpha_bar) I); alpha_bar () or (B, 1), u_y and z_t (B, d)."""
-    eps = torch.empty_like(u_y).normal_(generator=generator)
+    eps = normal_like(u_y, generator)
     return alpha_bar.sqrt().to(u_y.dtype) * u_y + (1 - alpha_bar).sqrt().to(u_y.dtype) * eps
 
 

@@ -8,24 +8,26 @@ rounded up or down for a whole image, at random such that an element is dropped 
 import torch
 from torch import Tensor
 
+from models.shares import Source, draw_rows
 
-def relu_dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+
+def relu_dropout(x: Tensor, p: float, source: Source) -> Tensor:
     """Return relu(x) with each element zeroed with probability p and the others scaled by 1 / (1 - p). Overwrites x.
 
     Args:
         x: (B, C, H, W); the random bits are laid out as (B, H, W, C), whatever the strides of x.
-        generator: on the device of x; None is torch's default generator.
+        source: its generator is on the device of x.
     """
-    return _ReLUDropout.apply(x, p, generator)
+    return _ReLUDropout.apply(x, p, source)
 
 
 class _ReLUDropout(torch.autograd.Function):
     """An element that is positive in the end has passed both, so the backward pass needs the result alone, no mask."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    def forward(ctx, x: Tensor, p: float, source: Source) -> Tensor:
         ctx.scale = 1 / (1 - p)
-        mask = _keep_mask(x, p, generator)
+        mask = _keep_mask(x, p, source)
         mask *= ctx.scale
         y = x.relu_()
         y *= mask
@@ -39,16 +41,21 @@ class _ReLUDropout(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(grad, y, 0).mul_(ctx.scale), None, None
 
 
-def _keep_mask(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+def _keep_mask(x: Tensor, p: float, source: Source) -> Tensor:
     """Return 1 where an element of x (B, C, H, W) stays and 0 where it is dropped, float32.
 
     Comparing floats in place is several times faster on a CPU than making booleans of integers and floats of them.
     """
     batch, channels, height, width = x.shape
     count = channels * height * width
-    level = (torch.rand(batch, 1, generator=generator, device=x.device) + 256 * p).floor_()  # its mean is 256 p
-    words = torch.empty(batch, (count + 7) // 8, dtype=torch.int64, device=x.device)
-    if not x.is_meta:  # there are no values to draw
-        words.random_(-(2**63), None, generator=generator)
+
+    def draw_levels(batch: int, generator: torch.Generator | None) -> Tensor:  # their mean is 256 p
+        return (torch.rand(batch, 1, generator=generator, device=x.device) + 256 * p).floor_()
+
+    def draw_words(batch: int, generator: torch.Generator | None) -> Tensor:
+        words = torch.empty(batch, (count + 7) // 8, dtype=torch.int64, device=x.device)
+        return words if x.is_meta else words.random_(-(2**63), None, generator=generator)
+
+    level, words = draw_rows(batch, source, draw_levels), draw_rows(batch, source, draw_words)
     mask = words.view(torch.int8)[:, :count].float().ge_(level - 128)
     return mask.view(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W)

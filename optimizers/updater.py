@@ -1,7 +1,7 @@
 """An optimizer with its learning-rate schedule: one for each block, and one for what the blocks share."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 
 import torch
@@ -147,6 +147,9 @@ class Updater:
             self.plateau.load_state_dict(checked(state["plateau"], own["plateau"]))
         if self.cosine_steps or self.steps < self.warmup_steps:
             self._set_rate()
+
+
+MakeUpdater = Callable[..., Updater]  # (parameters, steps per epoch) -> an optimizer with its schedule
 
 
 def check_moments(state: dict, parameters: list[nn.Parameter]) -> None:

@@ -1,8 +1,9 @@
-"""Blocks dealt out to the processes ("ranks") that torchrun started: what travels between them, and who still lives.
+"""The processes ("ranks") that torchrun started: what travels between them, and who still lives.
 
-Three things travel: at every step the summed gradient of W_embed and theta_out, where W_embed is learned; in an
-evaluation the class weights that a block gives; after an epoch the parts, to rank 0, which writes them. Never an
-activation.
+Blocks that learn alone are dealt out. Three things travel: at every step the summed gradient of W_embed and theta_out,
+where W_embed is learned; in an evaluation the class weights that a block gives; for a save the parts, to rank 0, which
+writes them. Where a network is trained as a whole every rank has all of it and a part of each batch, and the gradients
+of all weights travel. Never an activation.
 Try: torchrun --nproc-per-node 2 main.py --dataset digits
 """
 
@@ -15,8 +16,11 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
+from models.shares import Part
 from parallel.heartbeat import BEAT_SECONDS, Heartbeat
 from parallel.merge import join_parts
 from runs.process import OneProcess
@@ -77,8 +81,32 @@ class Ranks(OneProcess):
         """Fill the class weights of block t (R, B, m) with those of the rank that holds the block."""
         distributed.broadcast(weights, src=self.owner[t])
 
+    def part_of(self, images: int) -> Part | None:
+        """Return this rank's part of a batch; parts differ by one image at most.
+
+        Batch norm needs two images, so of a batch with fewer for each rank every rank takes all.
+        """
+        if images < 2 * self.size:
+            return None
+        first, end = (rank * images // self.size for rank in (self.rank, self.rank + 1))
+        return Part(first, end, images)
+
+    def average_gradients(self, network: nn.Module) -> nn.Module:
+        network = DistributedDataParallel(network)
+        network.register_comm_hook(self, _counting_all_reduce)
+        return network
+
+    def average(self, values: Tensor) -> Tensor:
+        distributed.all_reduce(values)
+        return values / self.size
+
     def gather_checkpoint(self, state: dict) -> dict | None:
-        """Join the parts of all ranks on the CPU of rank 0; returns None on the others."""
+        """Join the parts of all ranks on the CPU of rank 0; returns None on the others.
+
+        Where no blocks are dealt out all have the same state, and that of rank 0 is the checkpoint.
+        """
+        if not self.owner:
+            return _on_cpu(state) if self.first else None
         parts = [None] * self.size if self.first else None
         distributed.gather_object(_on_cpu(state), parts, dst=0)
         return join_parts(parts, seconds=max) if parts else None
@@ -139,6 +167,12 @@ class Ranks(OneProcess):
             return  # before the ranks were connected all have the same flags and errors
         rank = "" if self.first else f"rank {self.rank}: "
         print(f"main.py: error: {rank}{error}", file=sys.stderr)
+
+
+def _counting_all_reduce(ranks: Ranks, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients as DistributedDataParallel does by itself, and count its bytes."""
+    ranks.bytes_reduced += bucket.buffer().nbytes
+    return allreduce_hook(None, bucket)
 
 
 def choose_backend(devices: int, ranks: int) -> str:

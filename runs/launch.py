@@ -18,7 +18,7 @@ MAIN = Path(__file__).parent.parent / "main.py"
 
 
 def run_main(flags: list[str], ranks: int = 1) -> int:
-    """Return the exit code of main.py. ranks: processes of one thread each, to which torchrun deals the blocks."""
+    """Return the exit code of main.py. ranks: processes of one thread each, started by torchrun."""
     start, environment = [sys.executable, str(MAIN)], None
     if ranks > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]

@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from models.shares import Part
 
 
 class OneProcess:
@@ -44,6 +46,17 @@ class OneProcess:
     def deal(self, blocks: Sequence[int]) -> list[int]:
         """Return the blocks of this process."""
         return list(blocks)
+
+    def part_of(self, images: int) -> Part | None:
+        """Return which of the images of a batch this process takes where they are shared out, None for all."""
+
+    def average_gradients(self, network: nn.Module) -> nn.Module:
+        """Return a network whose gradients are the mean over the processes."""
+        return network
+
+    def average(self, values: Tensor) -> Tensor:
+        """Return the mean over the processes."""
+        return values
 
     def gather_checkpoint(self, state: dict) -> dict | None:
         """Return the checkpoint of all processes where it is written, None elsewhere."""

@@ -36,10 +36,12 @@ class Size:
     device: torch.device
 
 
-def expected_size(s: Settings, info: ImageInfo, held: Iterable[int] | None, device: torch.device) -> Size:
+def expected_size(
+    s: Settings, info: ImageInfo, held: Iterable[int] | None, device: torch.device, ranks: int = 1
+) -> Size:
     """Return what a training will take; nothing large is made. Raises UserError where the memory is too small.
 
-    held: the blocks of this process, where a method has blocks that learn alone.
+    held: the blocks of this process, where a method has blocks that learn alone; where not, ranks share the batches.
     """
     image_shape = info.image_shape
     model = _without_weights(s, image_shape, len(info.classes), held)
@@ -51,7 +53,10 @@ def expected_size(s: Settings, info: ImageInfo, held: Iterable[int] | None, devi
     if s.offload_blocks:
         on_device -= sum(map(count_parameters, model.networks.values())) - count_parameters(_one(model))
     renewed = FLOAT * here if kept == 4 else 0  # the best weights are there twice for a moment
-    passing = max(renewed, _bytes_of_step(s, model, image_shape), _bytes_of_evaluation(s, model, image_shape))
+    shares = ranks > 1 and not METHODS[s.method].blocks_alone
+    part = -(-s.batch_size // ranks) if shares else s.batch_size
+    step = _bytes_of_step(s, model, image_shape, part) + FLOAT * here * shares  # gradients on their way to others
+    passing = max(renewed, step, _bytes_of_evaluation(s, model, image_shape))
     memory = memory_now(device) + LATER[device.type] + FLOAT * (kept * on_device - 2 * frozen) + passing
     checkpoint = FLOAT * ((3 + chooses) * (here if s.blocks else whole) - 2 * frozen)
     size = Size(whole, checkpoint, memory, memory_limit(device), device)
@@ -92,12 +97,12 @@ def _paths(s: Settings, block: nn.Module, image_shape: Sequence[int], images: in
     return [getattr(block, name)(images) for name, images in paths.items() if hasattr(block, name)]
 
 
-def _bytes_of_step(s: Settings, model: Classifier, image_shape: Sequence[int]) -> int:
-    """Return the most bytes of activations and gradients in a step of training."""
+def _bytes_of_step(s: Settings, model: Classifier, image_shape: Sequence[int], images: int) -> int:
+    """Return the most bytes of activations and gradients in a step of training on so many images."""
     together = [_one(model)] if METHODS[s.method].blocks_alone else model.networks.values()
 
     def step() -> None:
-        features = [each for block in together for each in _paths(s, block, image_shape, s.batch_size)]
+        features = [each for block in together for each in _paths(s, block, image_shape, images)]
         learned = [each.flatten() for each in features if each.requires_grad]
         if learned:
             torch.cat(learned).sum().backward()

@@ -1,4 +1,4 @@
-"""Blocks dealt out to ranks of torchrun: the network of one process to the bit, also where a rank dies or all pause."""
+"""Ranks of torchrun: the network of one process, to the bit where blocks are dealt out; one dies, or all pause."""
 
 import json
 import os
@@ -24,6 +24,8 @@ from runs.versions import launch_id
 LEARNED = ["--dataset", "digits", "--num-blocks", "4", "--batch-size", "26", "--epochs", "1"]  # 50 steps
 AIRBENCH = ["--dataset", "digits", "--image-size", "16", "--train-size", "300", "--epochs", "1", "--num-blocks", "2"]
 AIRBENCH += ["--embedding-type", "one-hot", "--encoder", "airbench", "--encoder-width", "16", "--noise-levels", "2"]
+# A whole network: 109 images, so that the last batch of 13 has parts of 6 and 7.
+SHARED = ["--method", "fm", "--dataset", "digits", "--train-size", "109", "--noise-levels", "2", "--augment", "crop"]
 
 
 def start_torchrun(ranks, run, *flags, restarts=0):
@@ -44,6 +46,7 @@ def launched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
     calls = {str(n): (n, *FOUR_BLOCKS, "--epochs", 2, "--save-every", 1) for n in (1, 2, 3)}
     calls["learned"], calls["airbench"] = (2, *LEARNED), (2, *AIRBENCH)
+    calls["shared"] = (2, *SHARED, "--epochs", 2, "--save-every", 1)
     with ExitStack() as processes:
         yield {
             name: (folder / name, processes.enter_context(start_torchrun(n, folder / name, *flags)))
@@ -127,6 +130,24 @@ def test_ranks_agree_with_one_process_whatever_the_encoder(launched, tmp_path):
     assert_equal(weights(two), weights(one))
 
 
+def test_ranks_that_share_batches_agree_with_one_process_and_it_can_go_on(launched, tmp_path):
+    two, results, _ = finished(launched, "shared")
+    one = train(tmp_path / "one", *SHARED, "--epochs", 2, "--save-every", 1)
+    first = "checkpoint_epoch_1.pt"
+    assert_close(weights(two, first), weights(one, first))
+    assert_close(weights(train(tmp_path / "resumed", "--checkpoint", two / first, "--epochs", 2)), weights(two))
+    losses = [json.loads((run / "logs" / "training_history.json").read_text())[0]["loss"] for run in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    learned = sum(value.numel() for value in weights(one).values())
+    assert results["all_reduced_bytes"] == 4 * learned * 2 * 4  # float32, epochs, steps
+
+
+def assert_close(first, second):
+    """Compare two states after a few steps, in which Adam has hardly spread what rounding makes of them."""
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], rtol=0, atol=1e-4) for name in first)
+
+
 def test_a_restart_takes_over_the_last_pt_of_its_own_launch_only(digits_run, tmp_path, monkeypatch):
     run = shutil.copytree(digits_run, tmp_path / "run")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -144,8 +165,9 @@ def test_a_restart_takes_over_the_last_pt_of_its_own_launch_only(digits_run, tmp
     [
         (["--num-blocks", "2"], 3, "at most 2"),
         (["--device", "cuda:0"], 2, "each takes its own"),
-        (["--block-order", "sequential"], 2, "interleaved"),
+        (["--num-blocks", "2", "--block-order", "sequential"], 2, "interleaved"),
         (["--evaluate", "--checkpoint", "x.pt"], 2, "python main.py"),
+        (["--method", "fm", "--batch-size", "4"], 3, "two images each"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused(flags, ranks, word):

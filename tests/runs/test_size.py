@@ -15,10 +15,11 @@ CPU = torch.device("cpu")
 LEARNED = "learned prototype"
 
 
-def size_of(side, *flags, device=CPU):
+def size_of(side, *flags, device=CPU, ranks=1):
     info = ImageInfo(list("abcd"), (3, side, side), [0.0] * 3, [1.0] * 3)
     s = settings(*flags)
-    return expected_size(s, info, range(1, s.num_blocks + 1) if METHODS[s.method].blocks_alone else None, device)
+    held = range(1, s.num_blocks + 1) if METHODS[s.method].blocks_alone else None
+    return expected_size(s, info, held, device, ranks)
 
 
 def test_bytes_of_a_calculation_are_its_largest_sum_of_living_tensors():
@@ -54,6 +55,12 @@ def test_larger_images_and_batches_take_more_memory(method, embedding, monkeypat
     assert small.memory < large.memory < many.memory and large.parameters == many.parameters > small.parameters
     layer = 512 * 32 * 32 * 32 * 4  # bytes of the first convolution's output
     assert layer < many.memory < 40 * layer
+
+
+def test_a_rank_needs_memory_for_its_part_of_a_batch(monkeypatch):
+    monkeypatch.setattr("runs.size.memory_now", lambda device: 0)
+    flags = ["--method", "ct", "--batch-size", 2048, "--eval-runs", 1]
+    assert size_of(32, *flags, ranks=4).memory < size_of(32, *flags).memory / 2
 
 
 def test_photographs_are_refused_in_one_line_before_anything_is_built(run_main, tmp_path, monkeypatch):
