@@ -311,7 +311,7 @@ class Evaluator:
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
             "W_embed": self.model.W_embed,
-            **self.model.curves(),
+            **self.model.curves(**how),
         }
         if self.model.denoises:
             content |= {"path_class": p[0].argmax(dim=1), "z_path": torch.stack([z[0] for z, _ in path])}

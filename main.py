@@ -276,7 +276,8 @@ def export_model(s: Settings, given: set[str]) -> None:
     path = Path(s.export)
     write_atomic(path, lambda file: export(model, file, path.suffix, s.readout, s.mirror_test, **s.ways[-1]))
     shape = "x".join(map(str, ("N", *model.info.image_shape)))
-    print(printable(f"exported to {path}: uint8 images {shape} -> probabilities Nx{len(model.info.classes)}"))
+    what = f"uint8 images {shape} -> probabilities Nx{len(model.info.classes)}, by --inference deterministic"
+    print(printable(f"exported to {path}: {what}"))
 
 
 def merge(s: Settings) -> None:

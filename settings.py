@@ -93,11 +93,10 @@ class Settings:
         shown=lambda: _by_owner("num_blocks"), metavar="T", common=True)
     network: str = setting("method", "noprop", "what is cut into blocks: noprop, the paper's block with a path for the "
         "noise level, once for each; vit, one transformer; classifier trains it as a whole", choices=NETWORKS)
-    vit_layers: int | None = setting("method", None, "layers of the whole transformer", COUNT_OF_PARTS, shown="12",
-        metavar="L")
-    vit_width: int | None = setting("method", None, "width of its tokens", COUNT_OF_PARTS, shown="128", metavar="N")
-    vit_heads: int | None = setting("method", None, "heads of its attention", COUNT_OF_PARTS, shown="4", metavar="N")
-    vit_patch: int | None = setting("method", None, "side of its patches", COUNT_OF_PARTS, shown="4", metavar="N")
+    vit_layers: int = setting("method", 12, "layers of the whole transformer", COUNT_OF_PARTS, metavar="L")
+    vit_width: int = setting("method", 128, "width of its tokens", COUNT_OF_PARTS, metavar="N")
+    vit_heads: int = setting("method", 4, "heads of its attention", COUNT_OF_PARTS, metavar="N")
+    vit_patch: int = setting("method", 4, "side of its patches", COUNT_OF_PARTS, metavar="PIXELS")
     encoder: str = setting("method", "paper", "the network that turns an image into features, one in each block: "
         + ", ".join(ENCODERS) + ", or timm:NAME, any of timm's (pip install timm)",
         one_of([*ENCODERS, "timm:NAME"], is_encoder), metavar="NAME")

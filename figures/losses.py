@@ -17,12 +17,15 @@ WORDS = {  # symbol and meaning
     "loss_anchor": (r"$-\log p(y\,|\,z_t+(1-t)\,v)$", "how badly the end of the way tells the class"),
     "loss_cross_entropy": (r"$-\log p(y)$", "how badly the answer tells the class"),
 }
+WEIGHTED_CROSS_ENTROPY = r"$-\log p(y)$, weighted by $1/c_{out}^2$ of the noise level"
 WORDS_OF_CROSS_ENTROPY = {DENOISE: (r"$-\eta\,\log p(y\,|\,\hat u)$", r"how badly $\hat u$ tells the class")}
 
 
 def in_words(term: str, run: RunFiles, of: str = "") -> str:
     """Return the symbol of a term of the loss, of what it is, and its meaning; the name of a term not known here."""
     cross_entropy = run.config.get("loss") == "cross-entropy"
+    if cross_entropy and run.config.get("noise_range"):
+        return f"{WEIGHTED_CROSS_ENTROPY}{of}:\nhow badly a block's answer tells the class"
     words = WORDS | WORDS_OF_CROSS_ENTROPY if cross_entropy else WORDS
     symbol, *meaning = words.get(term, [term.removeprefix("loss_").replace("_", " ")])
     return ":\n".join([symbol + of, *meaning])

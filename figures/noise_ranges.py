@@ -26,9 +26,10 @@ def noise_ranges(run: RunFiles) -> Figure | None:
     nodes = steps[steps > 0]
     shares.plot(nodes, np.zeros(len(nodes)), "k|", markersize=10)
     names = [f"block {t}: {ends[t]:.3g} to {ends[t - 1]:.3g}" for t in range(1, len(ends))]
-    shares.set_yticks(range(0, -len(ends), -1), [f"{len(nodes)} steps of inference", *names], fontsize=8)
+    steps = f"where the {len(nodes)} step{'s' * (len(nodes) > 1)} of inference begin"
+    shares.set_yticks(range(0, -len(ends), -1), [steps, *names], fontsize=8)
     shares.set(xlabel=r"noise level $\sigma$ (log scale; left clean, right noise)", ylim=(-len(ends) + 0.4, 0.6))
     density.set(xscale="log", xlim=(low * 0.9, high * 1.1), ylabel=r"density of $\log \sigma$", ylim=(0, None))
     density.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    density.set_title("noise levels in training, an equal share for each block (thin: where it learns beyond its own)")
+    figure.suptitle("noise levels in training, an equal share for each block (thin: where it learns beyond its own)")
     return with_grid(figure, density, shares)

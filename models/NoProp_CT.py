@@ -71,7 +71,7 @@ class NoPropNetCT(ContinuousNet):
         return [way for name in sampler for way in (ancestral if name == "ancestral" else ode)]
 
     @torch.no_grad()
-    def curves(self) -> dict[str, Tensor]:
+    def curves(self, **how) -> dict[str, Tensor]:
         """Return gamma(t) at 201 even t from 0 to 1, as it started and as it is."""
         t = torch.linspace(0, 1, 201, dtype=torch.float64, device=self.W_embed.device)
         start = self.new_schedule().to(t.device)

@@ -78,7 +78,7 @@ class NoPropNetDT(BlockwiseNet):
         gains = self.eta * snr(alpha_bar).diff()  # (T,)
         self.loss_weights = ((len(alpha_bar) - 1) / 2 * gains).tolist()  # T/2 eta (SNR(t) - SNR(t-1)) of eq. 8
 
-    def curves(self) -> dict[str, Tensor]:
+    def curves(self, **how) -> dict[str, Tensor]:
         """Return alpha_bar (T+1,) and the coefficients a, b, c of eq. 3 (3, T)."""
         coefficients = torch.stack(step_coefficients(self.alpha_bar[:-1], self.alpha_bar[1:]))
         return {"alpha_bar": self.alpha_bar, "coefficients": coefficients}

@@ -1,7 +1,7 @@
 """Read checkpoints, which may come from a stranger: plain data and tensors, and a network built from them.
 
 from models import load
-net = load("checkpoints_run/best_model.pt")
+net = load("checkpoints_run")
 """
 
 import pickle
@@ -18,15 +18,18 @@ from models.classifier import Classifier
 from models.image_info import ImageInfo
 
 PROGRAM = "NoProp"
+BEST = "best_model.pt"  # of a run
 FORMAT = 4  # raised when older programs can no longer read a checkpoint
 CONVERTIBLE = (1, 2, 3)  # by runs/convert.py
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
-    """Return the network of a checkpoint, ready to predict.
+    """Return the network of a checkpoint, or of the best one in the folder of a run, ready to predict.
 
     Raises UserError for what is no checkpoint of this program, an older one, or some blocks of one only.
     """
+    path = Path(path)
+    path = path / BEST if (path / BEST).is_file() else path
     content = read_checkpoint(path)
     if content["format"] != FORMAT:
         raise UserError(f"{path} is of an older version: convert it with python -m runs.convert {path} NEW.pt")

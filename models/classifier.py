@@ -122,8 +122,8 @@ class Classifier(nn.Module):
         """Yield what `denoise` does; not stochastic: from z_0 = 0 and without noise, the generators count the runs."""
         return self.denoise(x, generators if stochastic else NoNoise(generators), **how)
 
-    def curves(self) -> dict[str, Tensor]:
-        """Return what the figures show of the network itself, by name; nothing where there is nothing to see."""
+    def curves(self, **how) -> dict[str, Tensor]:
+        """Return what the figures show of the network and a way of inference, by name."""
         return {}
 
     @torch.no_grad()
@@ -177,6 +177,8 @@ class Classifier(nn.Module):
         return self.predict(images)[1]
 
     def _levels(self, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images must be a torch.Tensor, not {type(images).__name__}: torch.as_tensor makes one")
         if self.info is None:
             raise ValueError("the network knows no statistics of images: load it from a checkpoint, or set net.info")
         if tuple(images.shape[1:]) != tuple(self.info.image_shape):
@@ -184,6 +186,9 @@ class Classifier(nn.Module):
             raise ValueError(f"images must be (N, {shape}), not {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images must be uint8, or floats in [0, 1], not {images.dtype}")
+        if images.is_floating_point() and images.numel() and not 0 <= images.min() <= images.max() <= 1:
+            span = f"{images.min().item():.3g} to {images.max().item():.3g}"
+            raise ValueError(f"images of floats must be in [0, 1], these are {span}: give uint8, or divide by 255")
         levels = images.to(self.W_embed.device).permute(0, 2, 3, 1).contiguous()  # (N, H, W, C)
         return levels if levels.dtype == torch.uint8 else levels * 255
 

@@ -21,8 +21,6 @@ from models.noise_ranges import NoiseDensity, S, block_of_step, c_in, c_noise, c
 from models.precision import weighted_embedding
 from models.solvers import kept_steps
 
-LADDER_SHOWN = 20  # steps of the ladder in the figure
-
 
 class DiffusionBlocksNet(BlockwiseNet):
     """K blocks and the class embeddings, whose rows count by their direction alone (|u_y| = 1).
@@ -105,14 +103,14 @@ class DiffusionBlocksNet(BlockwiseNet):
         shown, last = self.shown_steps(steps), self._last_steps(steps)
         return [i for i, step in enumerate(shown) if step in last]
 
-    def curves(self) -> dict[str, Tensor]:
-        """Return the density's low, high, mean and deviation, the ends of the blocks' ranges, and wider ones."""
+    def curves(self, steps: int = 4, **how) -> dict[str, Tensor]:
+        """Return the density's low, high, mean and deviation, ends of the blocks' ranges, wider ones, the ladder."""
         density = self.density
         return {
             "noise_density": torch.tensor([density.low, density.high, density.mean, density.std]),
             "noise_ends": density.even(self.num_blocks),
             "noise_ranges": torch.tensor(self.ranges),
-            "noise_ladder": torch.tensor(ladder(density, LADDER_SHOWN)),
+            "noise_ladder": torch.tensor(ladder(density, steps)),
         }
 
     def loss(

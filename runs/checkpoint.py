@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from errors import READING_ERRORS, UserError, reading
-from models.checkpoint import FORMAT, PROGRAM, check_file, is_whole, read_checkpoint
+from models.checkpoint import BEST, FORMAT, PROGRAM, check_file, is_whole, read_checkpoint
 from models.version import __version__
 from runs.checks import check_content, in_todays_form
 from runs.files import write_atomic, write_json
 
 MODEL_KEYS = ("config", "info", "network", "inference", "epoch", "val_accuracy", "train_seconds", "model")
 MODEL_KEYS += ("W_embed_start", "images", "threads")  # of best_model.pt
-LAST, PREVIOUS, BEST = "last.pt", "last_previous.pt", "best_model.pt"
+LAST, PREVIOUS = "last.pt", "last_previous.pt"
 
 
 def save_checkpoint(path: Path, content: dict, keep: Path | None = None) -> None:

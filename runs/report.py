@@ -25,8 +25,9 @@ def describe_run(s: Settings, model: Classifier, sizes: dict[str, int], processe
     images = ", ".join(f"{size} {part}" for part, size in sizes.items())
     augmented = f", augmented by {' and '.join(s.augment)}" if s.augment else ""
     augmented += ", not mirrored" if s.augment and "flip" not in s.augment else ""
+    batches = f", batches of {s.batch_size}"
     return (
-        f"{s.dataset}: {images} images {shape}, {len(info.classes)} classes{augmented}\n"
+        f"{s.dataset}: {images} images {shape}, {len(info.classes)} classes{augmented}{batches}\n"
         f"{_describe_model(s, model)}, on {spread}{model.W_embed.device} (threads: {torch.get_num_threads()})"
     )
 
@@ -41,6 +42,8 @@ def _describe_model(s: Settings, model: Classifier) -> str:
             blocks = f"{len(s.blocks)} of {blocks} ({format_blocks(s.blocks)})"
         size = f"{blocks} of {parameters_per_block(model) / 1e6:.2f} M parameters"
     encoder = f", encoder {s.encoder_spec}" if s.encoder_spec != "paper" or s.freeze_encoder else ""
+    if s.network == "vit":
+        encoder = f", transformer of {s.vit_layers} layers, width {s.vit_width}, patches of {s.vit_patch} pixels"
     if s.freeze_encoder:
         encoder += " frozen" + ("" if s.encoder_weights or s.init_from else " as it starts, with random weights")
     loss = f", {s.loss}" if s.loss == "cross-entropy" else ""

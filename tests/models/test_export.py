@@ -53,7 +53,9 @@ def test_an_onnx_file_answers_as_predict_for_any_number_of_images(name):
 def test_the_command_exports_what_predict_prints(digits_run, run_main, tmp_path):
     file, model = tmp_path / "new" / "model.pt2", ["--checkpoint", digits_run / "best_model.pt"]
     code, out, err = run_main("--export", file, *model)
-    assert (code, err) == (0, []) and out == [f"exported to {file}: uint8 images Nx1x8x8 -> probabilities Nx10"]
+    assert (code, err) == (0, []) and out == [
+        f"exported to {file}: uint8 images Nx1x8x8 -> probabilities Nx10, by --inference deterministic"
+    ]
     extra = {"classes.json": ""}
     (p,) = torch.export.load(file, extra_files=extra).module()(IMAGES[:1])
     Image.fromarray(IMAGES[0, 0].numpy()).save(tmp_path / "x.png")
