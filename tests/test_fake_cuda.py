@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import assemble
 from data import training_data
 from loaders import RawImages
+from models.methods import METHODS
 from models.random_streams import Streams
 from rules import parse, settle
 
@@ -28,6 +29,7 @@ FLAGS = {
     "fm": ["--steps", 3, "--solver", "euler,heun"],
     "backprop": ["--num-blocks", 3, "--class-probability", "posterior"],
     "adjoint": ["--steps", 3],
+    "diffusionblocks": ["--num-blocks", 3],
 }
 with_cuda_build = pytest.mark.skipif(  # in the other, autograd ends the whole process at a fake CUDA tensor
     not torch.backends.cuda.is_built(), reason="torch's build for the CPU alone knows no CUDA tensors"
@@ -137,8 +139,7 @@ def train_step(trainer, indices):
 
 @with_cuda_build
 @asks_no_driver
-@pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("embedding", ["one-hot", "learned", "prototype"])
+@pytest.mark.parametrize(("embedding", "amp"), [("one-hot", True), ("learned", False), ("prototype", True)])
 @pytest.mark.parametrize("method", FLAGS)
 def test_training_and_inference_on_cuda_mix_no_devices(method, embedding, amp, monkeypatch):
     flags = ["--method", method, "--embedding-type", embedding, "--augment", *FLAGS[method], *["--amp"] * amp]
@@ -170,7 +171,7 @@ def test_the_walk_back_gives_the_gradients_of_torch(method, monkeypatch):
     for _ in range(2):
         model.zero_grad()
         torch.manual_seed(0)
-        sum(model.loss(*[2] * (method == "dt"), x, y)).backward()
+        sum(model.loss(*[2] * METHODS[method].blocks_alone, x, y)).backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         monkeypatch.setattr(torch.autograd, "_engine_run_backward", walk_back)
     torch.testing.assert_close(found[1], found[0])
