@@ -108,7 +108,7 @@ class DiffusionBlocksNet(BlockwiseNet):
         density = self.density
         return {
             "noise_density": torch.tensor([density.low, density.high, density.mean, density.std]),
-            "noise_ends": density.even(self.num_blocks),
+            "noise_ends": torch.tensor(density.even(self.num_blocks)),
             "noise_ranges": torch.tensor(self.ranges),
             "noise_ladder": torch.tensor(ladder(density, steps)),
         }

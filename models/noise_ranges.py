@@ -7,11 +7,12 @@ alpha_bar = 1 / (1 + sigma^2).
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
+LEAST, MOST = 1e-300, 2**-53  # quantiles are not 0 and not 1
 S = 0.5  # deviation of the data that the preconditioning of Karras et al. (arXiv 2206.00364) assumes
 
 
@@ -32,20 +33,19 @@ class NoiseDensity:
         """Return the sigma of a quantile, float64, within the range."""
         return (self.mean + self.std * torch.special.ndtri(quantile)).exp().clamp(self.low, self.high)
 
-    def even(self, steps: int) -> Tensor:
-        """Return sigma_i, i = 0..steps, that fall from high to low in steps of equal probability, (steps + 1,)."""
+    def even(self, steps: int) -> list[float]:
+        """Return sigma_i, i = 0..steps, that fall from high to low in steps of equal probability."""
         top, bottom = self.quantile(self.high), self.quantile(self.low)
-        part = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
-        sigma = self.sigma(top + part * (bottom - top))
-        sigma[0], sigma[-1] = self.high, self.low  # the way there and back is off by 1e-12
-        return sigma
+        inner = (top + i / steps * (bottom - top) for i in range(1, steps))
+        of_log = NormalDist(self.mean, self.std).inv_cdf
+        return [self.high, *(math.exp(of_log(min(max(q, LEAST), 1 - MOST))) for q in inner), self.low]
 
     def ranges(self, blocks: int, overlap: float) -> list[tuple[float, float]]:
         """Return (low, high) of the sigma that each block is trained on: its own, widened on both sides.
 
         overlap: power of the ratio of its ends by which a range is widened.
         """
-        ends = self.even(blocks).tolist()
+        ends = self.even(blocks)
         pairs = [(low, high, (high / low) ** overlap) for high, low in zip(ends, ends[1:], strict=False)]
         return [(max(self.low, low / wider), min(self.high, high * wider)) for low, high, wider in pairs]
 
@@ -56,10 +56,9 @@ class NoiseDensity:
         return self.sigma(bottom + part * (top - bottom)).clamp(low, high)
 
 
-@lru_cache(maxsize=64)  # so that it is no part of a network that is exported
-def ladder(density: NoiseDensity, steps: int) -> tuple[float, ...]:
+def ladder(density: NoiseDensity, steps: int) -> list[float]:
     """Return the sigma of inference, high = s_0 > s_1 > ... > s_steps = 0."""
-    return (*density.even(steps)[:-1].tolist(), 0.0)
+    return [*density.even(steps)[:-1], 0.0]
 
 
 def block_of_step(step: int, steps: int, blocks: int) -> int:
