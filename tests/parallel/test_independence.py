@@ -44,7 +44,7 @@ def start_torchrun(ranks, run, *flags, restarts=0):
 def launched(tmp_path_factory):
     """Start torchrun by names; all start together, since most of their time is imports. Gives (folder, process)."""
     folder = tmp_path_factory.mktemp("torchrun")
-    calls = {str(n): (n, *FOUR_BLOCKS, "--epochs", 2, "--save-every", 1) for n in (1, 2, 3)}
+    calls = {str(n): (n, *FOUR_BLOCKS, "--epochs", 2, "--save-every", 1) for n in (2, 3)}
     calls["learned"], calls["airbench"] = (2, *LEARNED), (2, *AIRBENCH)
     calls["shared"] = (2, *SHARED, "--epochs", 2, "--save-every", 1)
     with ExitStack() as processes:
@@ -78,6 +78,7 @@ def test_a_rank_that_dies_is_named_and_a_restart_goes_on_from_the_last_epoch(tmp
 @pytest.mark.parametrize("embedding", ["one-hot", "learned"])
 def test_ranks_pause_at_the_same_step_and_one_process_goes_on_from_it(tmp_path, embedding):
     flags = ["--dataset", "digits", "--num-blocks", 3, "--embedding-type", embedding, "--batch-size", 8, "--epochs", 8]
+    flags += ["--train-size", 400]
     run = tmp_path / "run"
     with start_torchrun(2, run, *flags, "--save-every-minutes", 0.001) as process:
         while not ((run / "last.pt").exists() and load_checkpoint(run / "last.pt")["partial"]):
@@ -103,7 +104,7 @@ def rank_process(torchrun_pid, rank):
     raise AssertionError(f"no rank {rank}")
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_of_torchrun_train_the_network_of_one_process(whole, launched, tmp_path, ranks):
     run, results, lines = finished(launched, str(ranks))
     assert len([line for line in lines if line.startswith("epoch")]) == 2  # rank 0 alone prints
