@@ -221,8 +221,13 @@ def test_a_second_run_in_a_folder_is_refused_and_the_lock_of_a_dead_one_is_not_i
         pass
 
 
+def test_the_warnings_of_schedulers_are_heard_as_sigterm_is():
+    with StopSignals():
+        assert len({signal.getsignal(number) for number in WARNINGS}) == 1
+
+
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("number, code", [*((number, 143) for number in WARNINGS), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGUSR2, 143), (signal.SIGINT, 130)])
 def test_a_stop_within_an_epoch_saves_and_names_the_command_that_goes_on(run_main, tmp_path, number, code):
     with start_main(tmp_path, *SMALL[:-2], "--epochs", 500) as process:
         while not process.stdout.readline().startswith("epoch"):
