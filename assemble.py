@@ -22,7 +22,7 @@ from models.random_streams import Streams
 from optimizers.offload import move_without_blocks
 from optimizers.updater import Updater
 from optimizers.whole_update import WholeUpdate
-from rules import COMMANDS, adopt
+from rules import adopt, commands_in
 from runs.callbacks import Callback, PrintEpochs, ProgressBar, SaveRun
 from runs.checkpoint import BEST, LAST, load_checkpoint
 from runs.process import OneProcess
@@ -47,7 +47,7 @@ def run_folder(s: Settings) -> Path:
 
 def name_files(s: Settings) -> Settings:
     """Return the settings with a file in place of the folder of a run: last.pt to go on or merge, else its model."""
-    to_use = BEST if any(getattr(s, command) for command in COMMANDS) else LAST
+    to_use = BEST if commands_in(s) else LAST
     names = {"checkpoint": _file_of(s.checkpoint, to_use)}
     names |= {name: _file_of(getattr(s, name), BEST) for name in ("embedding_from", "init_from")}
     return replace(s, **names, merge=s.merge and [_file_of(path, LAST) for path in s.merge])

@@ -47,7 +47,7 @@ from hardware.memory import is_out_of_memory, out_of_memory, reuse_freed_memory
 from models.export import export
 from models.methods import methods_with
 from models.random_streams import Streams
-from rules import COMMANDS, adopt, check_ranks, parse, settle, take_embedding_settings
+from rules import adopt, check_ranks, commands_in, parse, settle, take_embedding_settings
 from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint, load_last, save_run
 from runs.files import write_atomic
 from runs.folder import FLAGS, open_run_folder
@@ -123,7 +123,7 @@ def run_command(argv: list[str] | None, processes: OneProcess, stops: StopSignal
     s, given = read_command(argv)
     s = name_files(s)
     find_temporary_folder(run_folder(s))
-    if any(getattr(s, name) for name in COMMANDS):
+    if commands_in(s):
         check_ranks(s, processes.size)
     if s.evaluate:
         evaluate_checkpoint(s, given)

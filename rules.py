@@ -4,6 +4,7 @@ A flag that makes no sense beside the others is an error, never ignored.
 """
 
 from dataclasses import replace
+from itertools import chain
 
 from command_line import Parser, as_flag, show
 from data import DATASETS
@@ -142,7 +143,7 @@ def check_ranks(s: Settings, size: int) -> None:
     """Raise UserError for what `size` processes of torchrun cannot do."""
     if size == 1:
         return
-    if any(getattr(s, name) for name in COMMANDS):
+    if commands_in(s):
         raise UserError(
             "torchrun is for training: call python main.py to evaluate, predict, export, merge, compare or for --seeds"
         )
@@ -163,11 +164,17 @@ def check_ranks(s: Settings, size: int) -> None:
         )
 
 
+def commands_in(s: Settings) -> list[str]:
+    """Return which of COMMANDS are asked for; none: a training."""
+    return [name for name in COMMANDS if getattr(s, name)]
+
+
 def _check_commands(s: Settings, given: set[str]) -> None:
-    modes = [as_flag(name) for name in COMMANDS if getattr(s, name)]
+    commands = commands_in(s)
+    modes = [as_flag(name) for name in commands]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} are different things: give one of them")
-    if any(getattr(s, name) for name in USES) and not s.checkpoint:
+    if set(commands) & set(USES) and not s.checkpoint:
         raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
     senseless = set()
     if s.compare:
@@ -208,13 +215,8 @@ def _check_owners(given: set[str], s: Settings) -> None:
 def _check_together(s: Settings, given: set[str]) -> None:
     """Raise UserError for the first given flag that makes no sense beside the others."""
     _check_owners(given, s)
-    for name, wrong, why in [
-        *_part_rules(s),
-        *_model_rules(s),
-        *_training_rules(s),
-        *_inference_rules(s),
-        *_export_rules(s),
-    ]:
+    kinds = _part_rules(s), _model_rules(s), _training_rules(s), _inference_rules(s), _export_rules(s)
+    for name, wrong, why in chain.from_iterable(kinds):
         if name in given and wrong:
             raise UserError(f"{as_flag(name)} {why}")
 
@@ -244,16 +246,13 @@ def _part_rules(s: Settings) -> Rules:
 def _model_rules(s: Settings) -> Rules:
     low, high = s.alpha_bar_clip or (0, 0.5)
     sigmas, transformer = s.noise_range or [0, 1], "belongs to --network vit"
+    no_download = s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:")
     no_prototype = s.embedding_init == "prototype" and s.embedding_type != "prototype"
     only = METHODS[s.method].defaults.get("embedding_type", s.embedding_type)
     return [
         ("embedding_type", s.embedding_type != only, f"of --method {s.method} is {only}: leave it out"),
         ("encoder_width", s.encoder not in OPTIONS, f"belongs to --encoder {' or '.join(OPTIONS)}"),
-        (
-            "encoder_weights",
-            s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:"),
-            "pretrained belongs to --encoder timm:NAME",
-        ),
+        ("encoder_weights", no_download, "pretrained belongs to --encoder timm:NAME"),
         ("encoder_weights", s.init_from, "makes no sense with --init-from, which has weights of the encoder too"),
         ("anchor", s.loss != "squared", "belongs to --loss squared"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),

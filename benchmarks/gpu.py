@@ -1,4 +1,4 @@
-"""What one CUDA card shows of the program, in stages: python benchmarks/gpu.py [STAGE ...] --out gpu.json
+"""Show what the program does on one CUDA card, in stages: python benchmarks/gpu.py [STAGE ...] --out gpu.json
 
 A stage takes at most nine minutes and needs neither network nor files. What it finds is written to --out before the
 next one begins; one that fails is noted there, and the others go on. With --device cpu --quick the script itself can be
@@ -43,7 +43,7 @@ ON_CUDA_ONLY = ("sync", "profile")
 
 
 class Options(NamedTuple):
-    """How all stages are run: on a device, and whether with tiny sizes."""
+    """Hold how all stages are run: on a device, and whether with tiny sizes."""
 
     device: str
     quick: bool

@@ -1,4 +1,4 @@
-"""What differs in the settings of several runs, in words: the legend of a picture that holds them all."""
+"""Say in words what differs in the settings of several runs: the legend of a picture that holds them all."""
 
 from runs.reader import RunFiles
 

@@ -1,4 +1,4 @@
-"""Which blocks: lists of them as people write them (3,5-7), and their names in a state (blocks.0 is block 1)."""
+"""Read and write lists of blocks as people write them (3,5-7), and their names in a state (blocks.0 is block 1)."""
 
 from collections.abc import Iterable, Sequence
 

@@ -19,6 +19,7 @@ from models.diffusion import repeat
 from models.networks import NETWORKS, Shape
 from models.noise_ranges import NoiseDensity, S, block_of_step, c_in, c_noise, c_out, ladder, step_towards
 from models.precision import weighted_embedding
+from models.shares import normal_like
 from models.solvers import kept_steps
 
 
@@ -84,7 +85,7 @@ class DiffusionBlocksNet(BlockwiseNet):
 
     @property
     def u(self) -> Tensor:
-        """The class embeddings (m, d), of length 1: learned ones cannot drown the noise by growing."""
+        """Return the class embeddings (m, d), of length 1: learned ones cannot drown the noise by growing."""
         return F.normalize(self.W_embed, dim=1)
 
     def shown_steps(self, steps: int) -> list[int]:
@@ -136,13 +137,13 @@ class DiffusionBlocksNet(BlockwiseNet):
     ) -> Tensor:
         """Return the loss of block t at given noise levels with given weights: y, sigma and weight (M B,)."""
         u = self.u
-        eps = torch.empty_like(u[y]).normal_(generator=noise)
-        z = u[y] + sigma.unsqueeze(1).to(u.dtype) * eps
+        u_y = u[y]  # (M B, d)
+        z = u_y + sigma.unsqueeze(1).to(u.dtype) * normal_like(u_y, noise)
         logits = self.block(t)(c_in(sigma).unsqueeze(1).to(u.dtype) * z, x, c_noise(sigma), drop)
         if self.kind == "cross-entropy":
             each = F.cross_entropy(logits.to(u.dtype), y, reduction="none")
         else:
-            each = (weighted_embedding(logits, u) - u[y]).square().sum(dim=1)  # summed over d
+            each = (weighted_embedding(logits, u) - u_y).square().sum(dim=1)  # summed over d
         return (weight.to(u.dtype) * each).mean()
 
     @torch.no_grad()
@@ -164,14 +165,13 @@ class DiffusionBlocksNet(BlockwiseNet):
         start = self.noise(generators, batch)
         z = math.sqrt(1 + self.density.high**2) * start
         yield start, torch.full((runs, batch, m), 1 / m, device=x.device)
-        parts: dict = {}
+        current, images, times = 0, None, None  # a block, and what it computes once for its steps and all runs
         for i, (sigma, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             t = block_of_step(i, steps, self.num_blocks)
             weights = torch.empty(runs * batch, m, device=x.device)
             if t in self.held:
-                if t not in parts:  # once for the steps and runs of the block
-                    parts = {t: self._parts(t, x, runs, sigmas)}
-                images, times = parts[t]
+                if t != current:
+                    current, (images, times) = t, self._parts(t, x, runs, sigmas)
                 scaled = z.flatten(0, 1) / math.hypot(sigma, S)  # c_in z
                 weights = self.block(t).logits(scaled, images, times[i]).to(u.dtype).softmax(dim=1)  # (R*B, m)
             if relay is not None:

@@ -16,7 +16,7 @@ from models.vit import ViT, ViTPiece
 
 
 class Shape(NamedTuple):
-    """What a network is made for; layers, width, heads and patch (pixels) are those of a transformer."""
+    """Hold what a network is made for; layers, width, heads and patch (pixels) are those of a transformer."""
 
     image_shape: tuple[int, int, int]
     embedding_dim: int

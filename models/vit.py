@@ -70,13 +70,12 @@ class Layer(nn.Module):
 
     def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the tokens after the layer; condition (B or 1, 1, width)."""
-        normed1, normed2 = self.norm1, self.norm2
-        if self.modulation is not None:
-            shift1, scale1, shift2, scale2 = self.modulation(condition).chunk(4, dim=-1)
-            h = h + self._attend(normed1(h) * (1 + scale1) + shift1)
-            return h + self.mlp(normed2(h) * (1 + scale2) + shift2)
-        h = h + self._attend(normed1(h))
-        return h + self.mlp(normed2(h))
+        if self.modulation is None:
+            h = h + self._attend(self.norm1(h))
+            return h + self.mlp(self.norm2(h))
+        shift1, scale1, shift2, scale2 = self.modulation(condition).chunk(4, dim=-1)
+        h = h + self._attend(self.norm1(h) * (1 + scale1) + shift1)
+        return h + self.mlp(self.norm2(h) * (1 + scale2) + shift2)
 
     def _attend(self, h: Tensor) -> Tensor:
         parts = self.queries_keys_values(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

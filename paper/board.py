@@ -189,20 +189,22 @@ def short_table(found: list[dict]) -> str:
 
     Runs on a part of the images, or that averaged answers to mirror images, do not count.
     """
-    cells: dict[str, dict[str, str]] = {}
-    for dataset, name in DATA.items():
-        total = IMAGES[dataset].train
+    best: dict[tuple[str, str], dict[str, dict]] = {}  # of data set and network, a column each: rows by method
+    for dataset in DATA:
         for _, row in rows_of(found, dataset):
-            if row["runs"][0]["train_images"] != total or "mirror_test" in row["differences"]:
+            if row["runs"][0]["train_images"] != IMAGES[dataset].train or "mirror_test" in row["differences"]:
                 continue
-            of_method, encoder = cells.setdefault(METHODS[row["method"]].title, {}), network(row)
-            column = f"{name}{'' if encoder == 'paper' else f', {encoder}'}"
-            mean, error = accuracy(row)
-            if mean > float(of_method.get(column, "0").split()[0]):
-                paper = published(dataset, row)
-                of_method[column] = f"{mean:.2f} +- {error:.2f}" + (f" ({paper:.2f})" if paper else "")
-    order = list(DATA.values())
-    found_columns = dict.fromkeys(column for of_method in cells.values() for column in of_method)
-    columns = sorted(found_columns, key=lambda column: (order.index(column.split(",")[0]), "," in column))
-    rows = [[title, *(of_method.get(column, "-") for column in columns)] for title, of_method in cells.items()]
-    return markdown_table(["method", *columns], rows)
+            column, title = best.setdefault((dataset, network(row)), {}), METHODS[row["method"]].title
+            column[title] = max(column.get(title, row), row, key=lambda each: accuracy(each)[0])
+    titles = dict.fromkeys(title for column in best.values() for title in column)
+    names = [DATA[dataset] + ("" if encoder == "paper" else f", {encoder}") for dataset, encoder in best]
+    cells = [[title, *(_short(best[key].get(title), key[0]) for key in best)] for title in titles]
+    return markdown_table(["method", *names], cells)
+
+
+def _short(row: dict | None, dataset: str) -> str:
+    """Return a cell of the README's table: the accuracy, and in brackets the paper's."""
+    if row is None:
+        return "-"
+    (mean, error), paper = accuracy(row), published(dataset, row)
+    return f"{mean:.2f} +- {error:.2f}" + (f" ({paper:.2f})" if paper else "")

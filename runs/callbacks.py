@@ -132,7 +132,8 @@ class PrintEpochs(Callback):
         if self.explains:
             where = f"block{'s' * (len(self.shown) > 1)} {', '.join(map(str, self.shown))}"
             loss = "loss: mean over the blocks, mostly that of the last"
-            error = ERRORS[trainer.model.loss_terms[-1]]
+            term = trainer.model.loss_terms[-1]
+            error = ERRORS.get(term, term.replace("_", " "))
             print(f"{loss}; error: {error}, without its weight, in {where}", flush=True)
             self.explains = False
 

@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from assemble import model_to_use
@@ -29,7 +28,7 @@ def predict_files(s: Settings, given: set[str]) -> None:
         raise UserError(f"--top-k {s.top_k} is more than the {m} classes of the model: lower it")
     if s.output and Path(s.output).is_dir():
         raise UserError(f"--output {s.output} is a folder: name a file in it")
-    rows = predict(s, model, images_of(s.predict), model.W_embed.device)
+    rows = predict(s, model, images_of(s.predict))
     if s.output:
         write_table(Path(s.output), rows)
         print(printable(f"written: the classes of {len(rows)} images in {s.output}"))
@@ -59,9 +58,9 @@ def images_of(names: list[str]) -> list[str]:
     return files
 
 
-def predict(s: Settings, model: Classifier, files: list[str], device: torch.device) -> list[Row]:
+def predict(s: Settings, model: Classifier, files: list[str]) -> list[Row]:
     """Return the --top-k classes of each file; the noise is the same for all of them."""
-    channels, height, width = model.info.image_shape
+    (channels, height, width), device = model.info.image_shape, model.W_embed.device
     images = match_channels(decode_images(files, (height, width)), channels)
     streams, how, rows = Streams(s.seed, device), s.ways[-1], []
     size = images_at_a_time(height, width)

@@ -1,4 +1,4 @@
-"""What the lines of the epochs tell."""
+"""Lines of the epochs: errors of blocks, the rate where it changes, the best epoch, the whole time."""
 
 from types import SimpleNamespace
 
