@@ -9,6 +9,7 @@ from figures.style import BLUE, COLOURS, block_colourbar, block_colours
 from runs.reader import RunFiles
 
 DENOISE = "loss_denoise"
+BY_NOISE_LEVEL = r"weighted by $1/c_{out}^2$ of the noise level"
 WORDS = {  # symbol and meaning
     "loss_class_nll": (r"$-\log p(y\,|\,z)$ at the clean end", "how badly $z$ tells the class"),
     "loss_kl": (r"KL$(q(z_0|y)\,\|\,N(0,I))$", "how far $z_0$ is from mere noise"),
@@ -16,17 +17,18 @@ WORDS = {  # symbol and meaning
     "loss_flow": (r"$|v-(z_1-z_0)|^2$", "how far $v$ is from the way that leads to the embedding"),
     "loss_anchor": (r"$-\log p(y\,|\,z_t+(1-t)\,v)$", "how badly the end of the way tells the class"),
     "loss_cross_entropy": (r"$-\log p(y)$", "how badly the answer tells the class"),
+    "loss_weighted_cross_entropy": (rf"$-\log p(y)$, {BY_NOISE_LEVEL}", "how badly a block's answer tells the class"),
+    "loss_weighted_error": (
+        rf"$|\hat u-u_y|^2$, {BY_NOISE_LEVEL}",
+        r"how far $\hat u$ is from the embedding of the class",
+    ),
 }
-WEIGHTED_CROSS_ENTROPY = r"$-\log p(y)$, weighted by $1/c_{out}^2$ of the noise level"
 WORDS_OF_CROSS_ENTROPY = {DENOISE: (r"$-\eta\,\log p(y\,|\,\hat u)$", r"how badly $\hat u$ tells the class")}
 
 
 def in_words(term: str, run: RunFiles, of: str = "") -> str:
     """Return the symbol of a term of the loss, of what it is, and its meaning; the name of a term not known here."""
-    cross_entropy = run.config.get("loss") == "cross-entropy"
-    if cross_entropy and run.config.get("noise_range"):
-        return f"{WEIGHTED_CROSS_ENTROPY}{of}:\nhow badly a block's answer tells the class"
-    words = WORDS | WORDS_OF_CROSS_ENTROPY if cross_entropy else WORDS
+    words = WORDS | WORDS_OF_CROSS_ENTROPY if run.config.get("loss") == "cross-entropy" else WORDS
     symbol, *meaning = words.get(term, [term.removeprefix("loss_").replace("_", " ")])
     return ":\n".join([symbol + of, *meaning])
 

@@ -3,6 +3,7 @@
 from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.checkpoint import load
+from models.diffusion_blocks import DiffusionBlocksNet
 from models.image_info import ImageInfo
 from models.methods import METHODS
 from models.NoProp_CT import NoPropNetCT
@@ -11,5 +12,5 @@ from models.NoProp_FM import NoPropNetFM
 from models.NoPropBlock import NoPropBlock
 from models.schedules import SCHEDULES
 
-__all__ = ["METHODS", "SCHEDULES", "AdjointNet", "BackpropNet", "ImageInfo", "NoPropBlock"]
+__all__ = ["METHODS", "SCHEDULES", "AdjointNet", "BackpropNet", "DiffusionBlocksNet", "ImageInfo", "NoPropBlock"]
 __all__ += ["NoPropNetCT", "NoPropNetDT", "NoPropNetFM", "load"]

@@ -72,7 +72,7 @@ class DiffusionBlocksNet(BlockwiseNet):
             make_block=lambda: NETWORKS[network].piece(shape, num_blocks),
         )
         self.kind, self.noise_levels = loss, noise_levels
-        self.loss_terms = ("cross_entropy" if loss == "cross-entropy" else "denoise",)
+        self.loss_terms = ("weighted_cross_entropy" if loss == "cross-entropy" else "weighted_error",)
         self.density = NoiseDensity(*noise_range, p_mean, p_std)
         self.ranges = self.density.ranges(num_blocks, overlap)
         middles = torch.tensor([low * high for low, high in self.ranges], device="cpu").sqrt()
