@@ -171,20 +171,16 @@ def _name_all(broken: list[str]) -> str:
 
 def _decoded_or_error(path: str, size: tuple[int, int]) -> Decoded | UserError:
     try:
-        return _decode(path, size)
+        return decode_image(path, size)
     except UserError as error:
         return error
 
 
-def decode_image(path: str, size: tuple[int, int]) -> np.ndarray:
-    """Return (H, W, 3) uint8: upright, transparency laid on white, 16 bits cut to 8; of an animation the first image.
+def decode_image(path: str, size: tuple[int, int]) -> Decoded:
+    """Return an image upright, transparency laid on white, 16 bits cut to 8; of an animation the first image.
 
     Raises UserError that names the file.
     """
-    return _decode(path, size).pixels
-
-
-def _decode(path: str, size: tuple[int, int]) -> Decoded:
     height, width = size
     top = None
     try:
