@@ -246,6 +246,7 @@ def _part_rules(s: Settings) -> Rules:
 def _model_rules(s: Settings) -> Rules:
     low, high = s.alpha_bar_clip or (0, 0.5)
     sigmas, transformer = s.noise_range or [0, 1], "belongs to --network vit"
+    no_encoder = "makes no sense with --network vit, which sees the image itself"
     no_download = s.encoder_weights == "pretrained" and not s.encoder.startswith("timm:")
     no_prototype = s.embedding_init == "prototype" and s.embedding_type != "prototype"
     only = METHODS[s.method].defaults.get("embedding_type", s.embedding_type)
@@ -262,7 +263,9 @@ def _model_rules(s: Settings) -> Rules:
         ("posterior_sigma", s.class_probability != "posterior", "belongs to --class-probability posterior"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
         ("noise_range", len(sigmas) != 2 or not sigmas[0] < sigmas[1], "needs LOW,HIGH"),
-        ("encoder", s.network == "vit", "makes no sense with --network vit, which sees the image itself"),
+        *((name, s.network == "vit", no_encoder) for name in ("encoder", "freeze_encoder")),
+        ("encoder_weights", s.network == "vit" and s.method != "classifier", no_encoder),
+        ("recipe", s.network == "vit" and s.recipe == "strong", f"strong {no_encoder}"),
         *((name, s.network != "vit", transformer) for name in ("vit_layers", "vit_width", "vit_heads", "vit_patch")),
     ]
 
@@ -284,11 +287,7 @@ def _training_rules(s: Settings) -> Rules:
         ("test_every_epoch", s.eval_split == "val", "looks at the test images: leave it out with --eval-split val"),
         ("epochs", no_fall, f"{s.epochs} leaves none for the learning rate to fall after {warmup}"),
         ("warmup_epochs", no_fall, f"leaves no epoch of {s.epochs} for the learning rate to fall: lower it"),
-        (
-            "augment",
-            s.freeze_encoder and s.augment,
-            "does not go with --freeze-encoder, whose features are computed once",
-        ),
+        ("augment", s.freeze_encoder and s.augment, "does not go with --freeze-encoder: features are computed once"),
         ("warmup_epochs", s.warmup_epochs > s.epochs, f"exceeds --epochs {s.epochs}: lower it"),
         ("no_cuda", s.no_cuda and s.device.startswith("cuda"), "contradicts --device cuda"),
         ("offload_blocks", s.offload_blocks and s.compile, "does not go with --compile: leave one of them out"),

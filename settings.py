@@ -196,9 +196,9 @@ class Settings:
     eval_runs: int | None = setting("evaluation and prediction", None, "inference runs, each from fresh noise",
         number(int, 1, MAX_RUNS), shown="5; deterministic: 1", metavar="R", may_change=USE, shapes_blocks=False,
         common=True)
-    eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time",
-        number(int, 1, MAX_COUNT), shown="500; of more than 32x32 pixels fewer", metavar="N",
-        may_change="resume evaluate", shapes_blocks=False)
+    eval_batch_size: int | None = setting("evaluation and prediction", None, "images that are evaluated at a time; "
+        "with another number they get other noise", number(int, 1, MAX_COUNT), metavar="N",
+        shown="500; of more than 32x32 pixels fewer", may_change="resume evaluate", shapes_blocks=False)
     mirror_test: bool = setting("evaluation and prediction", False, "average the answers to an image and its mirror "
         "image", ON_OFF, nargs="?", const=True, metavar="on|off", may_change=ANSWER, shapes_blocks=False)
     readout: str | None = setting("evaluation and prediction", None, "sample: every run counts by itself; vote: the "
@@ -219,7 +219,7 @@ class Settings:
         choices=("stochastic", "deterministic"), may_change=USE, shapes_blocks=False)
     steps: list | None = setting("inference", None, "steps of inference (of training too for adjoint); of a list such "
         "as 5,10,50 every number is tested, and the last one is the result", list_of(number(int, 1, MAX_STEPS)),
-        shown=lambda: _by_owner("steps"), metavar="N,...", may_change=ANSWER)
+        shown=lambda: _by_owner("steps"), metavar="N,...", may_change=ANSWER, shapes_blocks=False)
     sampler: list | None = setting("inference", None,
         "eq. 3 step by step (ancestral) or the probability-flow ODE (ode); or a list of both",
         list_of(one_of(SAMPLERS)), shown=lambda: _by_owner("sampler"), metavar="NAME,...", may_change=ANSWER,

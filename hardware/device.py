@@ -109,4 +109,5 @@ def compile_networks(networks: Iterable[nn.Module]) -> None:
         raise UserError("--compile needs a compiler for C++, and there is none: install g++, or leave --compile out")
     for network in networks:
         for part in network.children():
-            part.compile()
+            for each in part if isinstance(part, nn.ModuleList) else [part]:  # a list itself is never called
+                each.compile()

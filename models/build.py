@@ -35,13 +35,13 @@ def draw_weights(network: Classifier, streams: Streams, make_x: Callable[[], Ten
     make_x: gives training images (B, C, H, W), for encoders that want to see some before they are trained.
     """
     for index, part in network.networks.items():
-        _draw(part, streams, index, make_x)
+        _draw(part, streams, "init", index, make_x)
     if network.encoder:
-        _draw(network.encoder, streams, 0, make_x)
+        _draw(network.encoder, streams, "init-encoder", 0, make_x)
 
 
-def _draw(part: nn.Module, streams: Streams, index: int, make_x: Callable[[], Tensor] | None) -> None:
-    with streams.seeded("init", index):
+def _draw(part: nn.Module, streams: Streams, name: str, index: int, make_x: Callable[[], Tensor] | None) -> None:
+    with streams.seeded(name, index):
         _reset(part)
         for module in part.modules():
             if make_x and hasattr(module, "prepare"):

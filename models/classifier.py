@@ -107,6 +107,10 @@ class Classifier(nn.Module):
         """Return which of `times` give answers of their own to average, where blocks answer: all of them."""
         return list(range(len(self.times(**how))))
 
+    def idle(self, **how) -> list[int]:
+        """Return the blocks that have no part in an answer."""
+        return []
+
     def denoise(
         self, x: Tensor, generators: Sequence[torch.Generator | None] = (None,), **how
     ) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -17,7 +17,7 @@ from models.class_probability import nearest_log_prob
 from models.classifier import Classifier
 from models.diffusion import repeat
 from models.networks import NETWORKS, Shape
-from models.noise_ranges import NoiseDensity, S, block_of_step, c_in, c_noise, c_out, ladder, step_towards
+from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, ladder, step_towards
 from models.precision import weighted_embedding
 from models.shares import normal_like
 from models.solvers import kept_steps
@@ -104,6 +104,11 @@ class DiffusionBlocksNet(BlockwiseNet):
         shown, last = self.shown_steps(steps), self._last_steps(steps)
         return [i for i, step in enumerate(shown) if step in last]
 
+    def idle(self, steps: int = 4, **how) -> list[int]:
+        return sorted(
+            set(range(1, self.num_blocks + 1)) - {block_of_step(i, steps, self.num_blocks) for i in range(steps)}
+        )
+
     def curves(self, steps: int = 4, **how) -> dict[str, Tensor]:
         """Return the density's low, high, mean and deviation, ends of the blocks' ranges, wider ones, the ladder."""
         density = self.density
@@ -165,26 +170,23 @@ class DiffusionBlocksNet(BlockwiseNet):
         start = self.noise(generators, batch)
         z = math.sqrt(1 + self.density.high**2) * start
         yield start, torch.full((runs, batch, m), 1 / m, device=x.device)
+        levels = torch.tensor(sigmas[:-1], dtype=torch.float64, device=x.device)
         current, images, times = 0, None, None  # a block, and what it computes once for its steps and all runs
         for i, (sigma, lower) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
             t = block_of_step(i, steps, self.num_blocks)
-            weights = torch.empty(runs * batch, m, device=x.device)
+            weights = torch.empty(runs, batch, m, device=x.device)
             if t in self.held:
                 if t != current:
-                    current, (images, times) = t, self._parts(t, x, runs, sigmas)
-                scaled = z.flatten(0, 1) / math.hypot(sigma, S)  # c_in z
-                weights = self.block(t).logits(scaled, images, times[i]).to(u.dtype).softmax(dim=1)  # (R*B, m)
+                    current, images, times = t, self.block(t).image_part(x), self.block(t).time_part(c_noise(levels))
+                scaled = c_in(levels[i]) * z  # run after run: memory does not grow with the runs
+                logits = torch.stack([self.block(t).logits(each, images, times[i]) for each in scaled])
+                weights = logits.to(u.dtype).softmax(dim=2)
             if relay is not None:
                 relay(t, weights)
             eps = self.noise(generators, batch) if ancestral and lower > 0 else None
-            z = step_towards(z, (weights @ u).view_as(z), sigma, lower, eps, noise=float(ancestral))
+            z = step_towards(z, weights @ u, sigma, lower, eps, noise=float(ancestral))
             if i + 1 in shown:
-                yield z / math.sqrt(1 + lower**2), weights.view(runs, batch, m)
-
-    def _parts(self, t: int, x: Tensor, runs: int, sigmas: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return what block t computes once: of the images, for R runs, and of the noise levels of the steps."""
-        sigma = torch.tensor(sigmas[:-1], dtype=torch.float64, device=x.device)
-        return repeat(self.block(t).image_part(x), runs), self.block(t).time_part(c_noise(sigma))
+                yield z / math.sqrt(1 + lower**2), weights
 
     def answer(self, z: Tensor, weights: Tensor) -> Tensor:
         return weights

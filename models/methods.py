@@ -109,11 +109,7 @@ METHODS = {
         epochs=EPOCHS_OF_BLOCKS,
         defaults={"num_blocks": 3, "loss": "cross-entropy", "steps": [4], "sampler": ["ode"]},
         blocks_alone=True,
-        recipes={
-            "fast": FAST | CENTRED,
-            "long": LONG | CENTRED,
-            "strong": STRONG | CENTRED | {"epochs": 8},
-        },
+        recipes={"fast": FAST | CENTRED, "long": LONG | CENTRED, "strong": STRONG | CENTRED | {"epochs": 8}},
     ),
     "backprop": Method(
         BackpropNet,

@@ -12,18 +12,24 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-LEAST, MOST = 1e-300, 2**-53  # quantiles are not 0 and not 1
+RARE = 1e-6  # a share of all noise levels so small that its quantiles are inexact
 S = 0.5  # deviation of the data that the preconditioning of Karras et al. (arXiv 2206.00364) assumes
 
 
 @dataclass(frozen=True)
 class NoiseDensity:
-    """log sigma ~ N(mean, std^2), truncated to sigma in [low, high]."""
+    """log sigma ~ N(mean, std^2), truncated to sigma in [low, high]; ValueError where that range has hardly any."""
 
     low: float
     high: float
     mean: float
     std: float
+
+    def __post_init__(self):
+        if self.quantile(self.high) - self.quantile(self.low) < RARE:
+            levels = f"noise levels with a mean log sigma of {self.mean:g} and deviation {self.std:g}"
+            where = f"hardly ever lie in {self.low:g} to {self.high:g}"
+            raise ValueError(f"{levels} {where}: change --p-mean, --p-std or --noise-range")
 
     def quantile(self, sigma: float) -> float:
         """Return Phi((log sigma - mean) / std), where truncation does not count."""
@@ -38,7 +44,7 @@ class NoiseDensity:
         top, bottom = self.quantile(self.high), self.quantile(self.low)
         inner = (top + i / steps * (bottom - top) for i in range(1, steps))
         of_log = NormalDist(self.mean, self.std).inv_cdf
-        return [self.high, *(math.exp(of_log(min(max(q, LEAST), 1 - MOST))) for q in inner), self.low]
+        return [self.high, *(math.exp(of_log(q)) for q in inner), self.low]
 
     def ranges(self, blocks: int, overlap: float) -> list[tuple[float, float]]:
         """Return (low, high) of the sigma that each block is trained on: its own, widened on both sides.

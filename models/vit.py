@@ -15,6 +15,7 @@ from models.diffusion import repeat
 from models.noise_ranges import c_in, c_out, c_skip, sigma_of
 from models.time_block import TIME_SIZE, sinusoids
 
+FEW_TOKENS = 200
 START = 0.02  # deviation of tokens and positions at their start
 
 
@@ -54,6 +55,17 @@ class Zeros(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
+def wants_plain_kernel(parts: Tensor) -> bool:
+    """Return whether attention to (..., N, width) is better computed by torch's plain kernel than by a fused one.
+
+    On CUDA the gradients of the fused ones differ in their last bits from run to run. On a CPU theirs double the time
+    of a whole training step in bfloat16, unless there are many tokens.
+    """
+    if parts.device.type == "cuda":
+        return torch.are_deterministic_algorithms_enabled()
+    return parts.dtype == torch.bfloat16 and parts.shape[-2] < FEW_TOKENS
+
+
 class Layer(nn.Module):
     """Self-attention and two fully connected layers, each after a layer norm and added to the tokens (B, N, width).
 
@@ -82,9 +94,7 @@ class Layer(nn.Module):
 
     def _attend(self, h: Tensor) -> Tensor:
         parts = self.queries_keys_values(h).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # With the fused kernel a training step in bfloat16 takes twice as long on a CPU.
-        slow = parts.dtype == torch.bfloat16 and parts.device.type == "cpu"
-        with sdpa_kernel(SDPBackend.MATH) if slow else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if wants_plain_kernel(parts) else nullcontext():
             seen = F.scaled_dot_product_attention(*parts)  # (B, heads, N, width / heads)
         return self.out(seen.transpose(1, 2).flatten(2))
 

@@ -12,7 +12,7 @@ from runs.checkpoint import LAST, PREVIOUS, save_best
 from runs.files import write_json
 from runs.folder import set_aside
 from runs.process import OneProcess
-from runs.report import describe_progress, describe_run, go_on
+from runs.report import describe_idle, describe_progress, describe_run, go_on
 from runs.results import RunResults
 from runs.signals import Stopped
 from runs.size import FEW_IMAGES, Size, describe_choice, describe_classes, describe_size
@@ -45,6 +45,8 @@ def announce(
     print(describe_run(s, trainer.model, sizes, processes.size))
     print(describe_size(size))
     print(describe_classes(data.train.labels, data.info.classes))
+    if idle := trainer.model.idle(**s.ways[-1]):
+        print(describe_idle(idle))
     if 0 < len(data.validation) < FEW_IMAGES and not s.blocks:
         print(describe_choice(len(data.validation)))
     if checkpoint:

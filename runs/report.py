@@ -55,6 +55,12 @@ def _describe_model(s: Settings, model: Classifier) -> str:
     return f"{METHODS[s.method].title}: {size}{encoder}, {embedding}{noise}{loss}{order}{rate}"
 
 
+def describe_idle(blocks: list[int]) -> str:
+    """Return one line on blocks that are trained though no answer needs them."""
+    which = f"block{'s' * (len(blocks) > 1)} {format_blocks(blocks)}"
+    return f"the answer does not need {which}: --steps are fewer than --num-blocks"
+
+
 def go_on(last: Path, processes: int = 1) -> str:
     """Return the command that continues a run, from the folder in which this one was started."""
     found = shutil.which("python")

@@ -86,13 +86,16 @@ def _one(model: Classifier) -> nn.Module:
     return next(iter(model.networks.values()))
 
 
-def _paths(s: Settings, block: nn.Module, image_shape: Sequence[int], images: int, runs: int = 1) -> list[Tensor]:
-    """Return the features of images, and of prototypes, which are images too; next to these all else is small."""
+def _paths(s: Settings, block: nn.Module, image_shape: Sequence[int], images: int, copies: int) -> list[Tensor]:
+    """Return the features of images, and of prototypes, which are images too; next to these all else is small.
+
+    copies: noised embeddings of each image at a time.
+    """
     x = torch.empty(images, *image_shape, device="meta").to(memory_format=torch.channels_last)
-    z = torch.empty(images * runs, math.prod(image_shape), device="meta")
+    z = torch.empty(images * copies, math.prod(image_shape), device="meta")
     if hasattr(block, "embedding_dim"):  # images pass through all of it
-        z = torch.empty(images * runs, block.embedding_dim, device="meta")
-        return [block(z, x, torch.empty(images * runs, device="meta"))]
+        z = torch.empty(images * copies, block.embedding_dim, device="meta")
+        return [block(z, x, torch.empty(images * copies, device="meta"))]
     paths = {"image_path": x, **({"label_path": z} if s.embedding_type == "prototype" else {})}
     return [getattr(block, name)(images) for name, images in paths.items() if hasattr(block, name)]
 
@@ -102,7 +105,7 @@ def _bytes_of_step(s: Settings, model: Classifier, image_shape: Sequence[int], i
     together = [_one(model)] if METHODS[s.method].blocks_alone else model.networks.values()
 
     def step() -> None:
-        features = [each for block in together for each in _paths(s, block, image_shape, images)]
+        features = [each for block in together for each in _paths(s, block, image_shape, images, s.noise_levels or 1)]
         learned = [each.flatten() for each in features if each.requires_grad]
         if learned:
             torch.cat(learned).sum().backward()
@@ -118,7 +121,8 @@ def _bytes_of_evaluation(s: Settings, model: Classifier, image_shape: Sequence[i
         return 0
     model.eval()
     images = s.eval_batch_size or images_at_a_time(*image_shape[1:])
-    return bytes_of(lambda: _paths(s, _one(model), image_shape, images, s.eval_runs))
+    copies = 1 if s.method == "diffusionblocks" else s.eval_runs  # which goes run after run
+    return bytes_of(lambda: _paths(s, _one(model), image_shape, images, copies))
 
 
 def describe_size(size: Size) -> str:

@@ -13,6 +13,8 @@ from models.build import build, draw_weights
 from models.noise_ranges import NoiseDensity, block_of_step, c_in, ladder, sigma_of, step_towards
 from models.random_streams import Streams
 from models.schedules import step_coefficients
+from models.time_block import sinusoids
+from models.vit import Layer
 
 SHAPE, CLASSES = (1, 8, 8), 5
 PUBLISHED = NoiseDensity(0.002, 80.0, -1.2, 1.2)
@@ -27,16 +29,32 @@ def make(method="diffusionblocks", W_embed=None, **kwargs):
 
 
 class Knows(nn.Module):
-    """A block that tells the class that a number in the corner of the image stands for."""
+    """A block that tells the class that a number in the corner of the image stands for, and keeps what it is asked."""
+
+    def __init__(self, asked, sure=1e4):
+        super().__init__()
+        self.asked, self.sure = asked, sure
 
     def image_part(self, x, generator=None):
-        return 1e4 * nn.functional.one_hot(x[:, 0, 0, 0].long(), CLASSES).float()
+        return self.sure * nn.functional.one_hot(x[:, 0, 0, 0].long(), CLASSES).float()
 
     def time_part(self, t):
-        return t.float().unsqueeze(1)
+        return t
 
     def logits(self, z, image_part, time_part, generator=None):
+        self.asked.append((self, z, time_part))
         return image_part
+
+    def forward(self, z, x, t, generator=None):
+        return self.logits(z, self.image_part(x), self.time_part(t))
+
+
+def make_with_oracles(sure=1e4, **kwargs):
+    """Return a model of blocks that know the class, and the list of what they are asked."""
+    model, asked = make(**kwargs), []
+    for name in model.blocks:
+        model.blocks[name] = Knows(asked, sure)
+    return model, asked
 
 
 def batch(count=10):
@@ -78,19 +96,60 @@ def test_a_step_belongs_to_the_block_whose_range_it_starts_in_and_a_boundary_to_
 
 @pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("steps", [1, 4, 50])
-def test_a_perfect_denoiser_lands_on_the_embedding_with_the_noise_of_the_next_level(steps, blocks):
-    model = make(num_blocks=blocks)
-    for t in range(1, blocks + 1):
-        model.blocks[str(t - 1)] = Knows()
-    x, y = batch()
+@pytest.mark.parametrize("sampler", ["ode", "ancestral"])
+def test_a_perfect_denoiser_lands_on_the_embedding_with_the_noise_of_the_next_level(steps, blocks, sampler):
+    model, asked = make_with_oracles(num_blocks=blocks)
+    x, y = batch(2000)
     u, sigmas = model.u[y], ladder(PUBLISHED, steps)
-    (start, _), *path = model.denoise(x, [torch.Generator().manual_seed(0)], steps=steps)
-    eps = (math.sqrt(1 + 80**2) * start - u) / 80
-    assert model.times(steps=steps)[-1] == steps and {1, steps} <= set(model.times(steps=steps))
-    for step, (z, _) in zip(model.times(steps=steps), path, strict=True):
-        lower = sigmas[step]
-        torch.testing.assert_close(z * math.sqrt(1 + lower**2), u + lower * eps, rtol=1e-4, atol=1e-4)
+    generators = [torch.Generator().manual_seed(r) for r in range(2)]
+    (start, _), *path = model.denoise(x, generators, steps=steps, sampler=sampler)
     assert (model.answer(*path[-1]).argmax(dim=2) == y).all()
+    eps = (math.sqrt(1 + 80**2) * start - u) / 80
+    shown = dict(zip(model.times(steps=steps), (z for z, _ in path), strict=True))
+    assert {1, steps} <= shown.keys()
+    for i, sigma in enumerate(sigmas[:-1]):
+        (block, first, t), (_, second, _) = asked[2 * i : 2 * i + 2]  # once for each run
+        assert block is model.block(block_of_step(i, steps, blocks)) and t == pytest.approx(math.log(sigma) / 4)
+        now = (math.sqrt(sigma**2 + 0.25) * torch.stack([first, second]) - u) / sigma
+        if sampler == "ode":
+            torch.testing.assert_close(sigma * now, sigma * eps, rtol=1e-4, atol=1e-4)
+        elif i:  # eq. 3: new noise, correlated with that of the level before
+            kept = (now * eps).mean().item()
+            assert now.std().item() == pytest.approx(1, abs=0.02) and kept == pytest.approx(
+                sigma / sigmas[i - 1], abs=0.03
+            )
+        eps = now
+        if i in shown:
+            torch.testing.assert_close(math.sqrt(1 + sigma**2) * shown[i], u + sigma * now, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(path[-1][0], u.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("t", [1, 2, 3])
+def test_a_block_is_trained_on_its_own_noise_levels_with_the_published_weight(t):
+    model, asked = make_with_oracles(sure=0.7, num_blocks=3, overlap=0.1)
+    x, y = batch(5000)
+    (loss,) = model.loss(t, x, y, torch.Generator().manual_seed(0))
+    ((block, z, time),) = asked
+    sigma = (4 * time).exp()
+    low, high = PUBLISHED.ranges(3, 0.1)[t - 1]
+    assert block is model.block(t) and low - 1e-9 <= sigma.min() and sigma.max() <= high + 1e-9
+    cross_entropy = math.log(math.exp(0.7) + CLASSES - 1) - 0.7
+    assert loss.item() == pytest.approx(((sigma**2 + 0.25) / (0.25 * sigma**2)).mean().item() * cross_entropy, rel=1e-4)
+    eps = ((sigma**2 + 0.25).sqrt().unsqueeze(1) * z - model.u[y]) / sigma.unsqueeze(1)
+    assert eps.mean().item() == pytest.approx(0, abs=0.02) and eps.std().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("steps", "last", "idle"), [(6, [2, 4, 6], []), (4, [2, 3, 4], []), (2, [1, 2], [3])])
+def test_a_block_answers_by_its_last_step_and_one_without_a_step_is_idle(steps, last, idle):
+    model = make(num_blocks=3)
+    assert [model.times(steps=steps)[i] for i in model.answering(steps=steps)] == last
+    assert model.idle(steps=steps) == idle
+
+
+@pytest.mark.parametrize("mean, std", [(50, 1.2), (-17, 1.2), (9, 0.1)])
+def test_a_density_that_misses_its_range_is_refused(mean, std):
+    with pytest.raises(ValueError, match="hardly ever lie in 0.002 to 80"):
+        NoiseDensity(0.002, 80.0, mean, std)
 
 
 def test_a_step_is_eulers_without_noise_and_eq_3_with_it():
@@ -147,6 +206,50 @@ def test_a_piece_gets_gradients_of_its_own_loss_only_and_sees_the_length_of_no_e
     assert model.W_embed.grad.abs().sum() > 0
     for t, block in model.networks.items():
         assert all((p.grad is None) == (t != 2) for p in block.parameters())
+
+
+def test_a_layer_is_that_of_torch():
+    torch.manual_seed(0)
+    ours, h = Layer(8, heads=2), torch.randn(3, 5, 8)
+    theirs = nn.TransformerEncoderLayer(8, 2, 32, dropout=0, activation="gelu", batch_first=True, norm_first=True)
+    names = {"queries_keys_values.": "self_attn.in_proj_", "out.": "self_attn.out_proj."}
+    names |= {"mlp.0.": "linear1.", "mlp.2.": "linear2.", "norm1.": "norm1.", "norm2.": "norm2."}
+    for name, value in ours.state_dict().items():
+        part, kind = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
+        theirs.get_parameter(names[part] + kind).data = value
+    torch.testing.assert_close(ours(h), theirs(h))
+
+
+def test_a_condition_shifts_and_scales_what_a_layer_normalises():
+    torch.manual_seed(0)
+    layer, h = Layer(8, heads=2, conditioned=True), torch.randn(3, 5, 8)
+    shift1, scale1, shift2, scale2 = changes = torch.randn(4, 8)
+    layer.modulation.bias.data = changes.flatten()
+    plain = Layer(8, heads=2)
+    plain.load_state_dict({name: value for name, value in layer.state_dict().items() if "modulation" not in name})
+    plain.norm1.weight.data, plain.norm1.bias.data = 1 + scale1, shift1
+    plain.norm2.weight.data, plain.norm2.bias.data = 1 + scale2, shift2
+    torch.testing.assert_close(layer(h, torch.zeros(1, 1, 8)), plain(h))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 30.0])
+def test_the_token_of_z_leaves_a_piece_as_the_preconditioning_says(sigma):
+    class Says(nn.Module):
+        def forward(self, h, condition):
+            return torch.ones_like(h)
+
+    block = make(num_blocks=3, **VIT).block(1)
+    block.layers, block.head = nn.ModuleList([Says()]), nn.Identity()
+    z, root = torch.randn(4, CLASSES), math.sqrt(sigma**2 + 0.25)
+    t = torch.full((4,), math.log(sigma) / 4, dtype=torch.float64)
+    expected = 0.5 * sigma / root + 0.25 / root**2 * block.embed(z)
+    torch.testing.assert_close(block(z / root, batch(4)[0], t), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_noise_level_enters_the_networks_unscaled():
+    model, t = make(num_blocks=3), torch.tensor([0.3])
+    expected = model.block(1).time_path(sinusoids(t)) @ model.block(1).fuse.weight[:, -model.block(1).parts[2] :].T
+    torch.testing.assert_close(model.block(1).time_part(t), expected)
 
 
 def test_the_pieces_of_a_transformer_have_its_layers_and_what_each_needs_alone():
