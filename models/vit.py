@@ -34,6 +34,7 @@ class Patches(nn.Module):
         self.embed = nn.Conv2d(channels, width, patch, patch)
         self.positions = nn.Parameter(torch.empty((height // patch) * (rows // patch), width))
         self.others = nn.Parameter(torch.empty(others, width))
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the starting weights."""

@@ -268,6 +268,6 @@ def test_the_pieces_of_a_transformer_have_its_layers_and_what_each_needs_alone()
 def test_pieces_that_are_trained_alone_and_merged_are_those_trained_together(tmp_path, extra):
     flags = [*FLAGS, *extra, "--epochs", 1, "--val-fraction", 0]
     together = train(tmp_path / "together", *flags)
-    parts = [train(tmp_path / str(t), *flags, "--blocks", t) / "last.pt" for t in (1, 2)]
+    parts = [train(tmp_path / str(t), *flags, "--blocks", t, "--steps", t) / "last.pt" for t in (1, 2)]
     assert main(["--merge", *map(str, parts), "--checkpoint-dir", str(tmp_path / "merged")]) == 0
     assert_equal(weights(tmp_path / "merged"), weights(together))

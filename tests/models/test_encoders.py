@@ -91,6 +91,13 @@ def test_a_frozen_encoder_stands_once_in_the_state_and_never_changes(tmp_path):
     assert not torch.equal(one["blocks.0.fuse.0.weight"], two["blocks.0.fuse.0.weight"])
 
 
+def test_a_frozen_encoder_and_the_block_beside_it_start_from_different_numbers():
+    model = build("fm", torch.eye(4), image_shape=SHAPE, frozen_encoder="paper")
+    draw_weights(model, Streams(0))
+    first = [next(part.parameters()).flatten()[:400] for part in (model.encoder, model.block.label_path)]
+    assert torch.corrcoef(torch.stack(first))[0, 1].abs() < 0.2
+
+
 def test_blocks_that_are_given_kept_features_learn_what_they_learn_from_images():
     model = build("dt", torch.eye(4), image_shape=SHAPE, num_blocks=1, frozen_encoder="airbench:16")
     draw_weights(model, Streams(0), images)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hardware.device import compile_networks
@@ -99,9 +100,16 @@ def test_in_single_precision_losses_agree_to_1e_5():
     torch.testing.assert_close(torch.stack(fast).double(), torch.stack(plain).double(), rtol=1e-5, atol=1e-6)
 
 
-def test_compiled_blocks_agree_with_plain_ones(monkeypatch):
-    from torch import nn
+def test_each_layer_of_a_list_is_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    network = nn.Module()
+    network.first, network.layers = nn.Linear(1, 1), nn.ModuleList([nn.Linear(1, 1), nn.ReLU()])
+    compile_networks([network])
+    assert compiled == [network.first, *network.layers]
 
+
+def test_compiled_blocks_agree_with_plain_ones(monkeypatch):
     compile_module = nn.Module.compile
     # the tracing of --compile without the C++ compiler, which takes a minute
     monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager"))

@@ -57,6 +57,14 @@ def test_larger_images_and_batches_take_more_memory(method, embedding, monkeypat
     assert layer < many.memory < 40 * layer
 
 
+def test_the_tokens_of_a_transformer_are_counted_for_each_noise_level_and_not_for_each_run(monkeypatch):
+    monkeypatch.setattr("runs.size.memory_now", lambda device: 0)
+    flags = ["--method", "diffusionblocks", "--network", "vit", "--embedding-type", "one-hot", "--noise-levels"]
+    one, four = size_of(32, *flags, 1, "--eval-runs", 1), size_of(32, *flags, 4, "--eval-runs", 50)
+    tokens = 2 * 4 * 128 * 65 * 128 * 4  # bytes of one layer's input: 128 images, 65 tokens, width 128
+    assert tokens < four.memory - one.memory < 100 * tokens
+
+
 def test_a_rank_needs_memory_for_its_part_of_a_batch(monkeypatch):
     monkeypatch.setattr("runs.size.memory_now", lambda device: 0)
     flags = ["--method", "ct", "--batch-size", 2048, "--eval-runs", 1]
