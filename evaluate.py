@@ -16,15 +16,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from data import Split, TrainingData
+from models.calibration import Calibration, CalibrationSum
 from models.classifier import Classifier
 from models.random_streams import Streams
 
 EVAL_BATCH = 500  # images of 32x32 pixels at a time
 EXAMPLES = 24  # images kept for the pictures
 VALIDATION_STEPS = 50  # at most, of the methods that take many, while they train and for the examples
-BINS = 15  # of a calibration
 TOP = 5  # of the top-5 accuracy
-LEAST = 1e-12  # a smaller probability counts as this one in the log-likelihood
 
 
 def images_at_a_time(height: int, width: int) -> int:
@@ -45,26 +44,33 @@ def ask(
     model: Classifier,
     x: Tensor,
     generators: Sequence[torch.Generator],
-    see: Callable[[int, Tensor, Tensor | None], None] = lambda step, z, weights: None,
+    see: Callable[[int, Tensor, Tensor | None], None] | None = None,
     mirrored: Tensor | None = None,
     **how,
 ) -> Answers:
     """Return what one run for each generator says of images x (B, C, H, W); how: arguments of model.infer.
 
-    see: is shown (step, z, class weights of u_hat or None) on the way. mirrored: x of the mirror images, answers to
-    which are averaged with those to x.
+    see: is shown (step, p(y | z), class weights of u_hat or None) on the way, (R, B, m). mirrored: x of the mirror
+    images; what is said of them is averaged with what is said of x, on the way too.
     """
     if mirrored is not None:
-        two = ask(model, x, generators, see, **how), ask(model, mirrored, generators, **how)
-        return Answers(*(None if a is None else (a + b) / 2 for a, b in zip(*two, strict=True)))
+        seen = []
+        one = ask(model, x, generators, see and (lambda step, *of_x: seen.append(of_x)), **how)
+        both = see and (lambda step, *of_mirrored: see(step, *_means(seen[step], of_mirrored)))
+        return Answers(*_means(one, ask(model, mirrored, generators, both, **how)))
     path, answering = model.infer(x, generators, **how), model.answering(**how)
     next(path)  # z_0, mere noise
     total: Tensor | float = 0.0
     for step, (z, weights) in enumerate(path):
-        see(step, z, weights)
+        if see:
+            see(step, model.log_prob(z).exp(), weights)
         if step in answering:
             total = None if weights is None else total + weights
     return Answers(model.answer(z, weights), z, None if total is None else total / len(answering))
+
+
+def _means(some: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if a is None else (a + b) / 2 for a, b in zip(some, others, strict=True)]
 
 
 def running_mean(values: Tensor) -> Tensor:
@@ -119,45 +125,6 @@ def vote_shares(probabilities: Tensor) -> Tensor:
 
 
 @dataclass
-class Calibration:
-    """Return whether answers given with probability p come true in p of all cases.
-
-    nll: mean of -log p(true class). bins (3, BINS): count, mean confidence and accuracy (0 to 1) by confidence.
-    """
-
-    nll: float
-    bins: Tensor
-
-    @property
-    def ece(self) -> float:
-        """The expected calibration error in per cent: mean distance of confidence and accuracy over the answers."""
-        count, confidence, accuracy = self.bins
-        return (100 * (count * (confidence - accuracy).abs()).sum() / count.sum()).item()
-
-
-class CalibrationSum:
-    """Gathers the calibration of one way to estimate p(y given x) batch by batch, on the device."""
-
-    def __init__(self, device: torch.device):
-        self.nll = torch.zeros((), dtype=torch.float64, device=device)
-        self.bins = torch.zeros(3, BINS, dtype=torch.float64, device=device)
-
-    def add(self, p: Tensor, labels: Tensor) -> None:
-        """Count p (B, m) against labels (B,)."""
-        self.nll -= p.gather(1, labels.unsqueeze(1)).clamp(min=LEAST).log().double().sum()
-        confidence, predicted = p.max(dim=1)
-        values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).to(p.dtype)])
-        place = (confidence * BINS).long().clamp(max=BINS - 1)
-        self.bins.index_add_(1, place, values.double())
-
-    def finish(self) -> Calibration:
-        count, confidence, correct = self.bins.cpu()
-        share = count.clamp(min=1)
-        bins = torch.stack([count, confidence / share, correct / share])
-        return Calibration((self.nll.cpu() / count.sum()).item(), bins)
-
-
-@dataclass
 class Evaluation:
     """Accuracies in per cent. per_step_*: at `times` on the way (after block t, or at time t), mean over the runs."""
 
@@ -203,9 +170,9 @@ class _Sums:
         self.in_top5 = torch.zeros((), dtype=torch.int64, device=device)
         self.calibration = {name: CalibrationSum(device) for name in several}
 
-    def add_step(self, step: int, z: Tensor, weights: Tensor | None, labels: Tensor) -> None:
-        """Count a step on the way; z (R, B, d) and weights (R, B, m)."""
-        self.by_step[0, step] += (self.model.log_prob(z).argmax(dim=2) == labels).sum()
+    def add_step(self, step: int, p: Tensor, weights: Tensor | None, labels: Tensor) -> None:
+        """Count a step on the way; p(y | z) and weights (R, B, m)."""
+        self.by_step[0, step] += (p.argmax(dim=2) == labels).sum()
         if weights is not None:
             self.by_step[1, step] += (weights.argmax(dim=2) == labels).sum()
 
@@ -217,7 +184,8 @@ class _Sums:
         for name, correct in self.by_runs.items():
             p = joined(answers, name, self.model)
             correct += (p.argmax(dim=2) == labels).sum(dim=1)
-            self.calibration[name].add(vote_shares(answers.probabilities) if name == "vote" else p[-1], labels)
+            sure = vote_shares(answers.probabilities) if name == "vote" else p[-1]
+            self.calibration[name].add(sure, p[-1].argmax(dim=1), labels)
             if name == self.readout:
                 ranked = p[-1:]
         pairs = labels * self.m + ranked.argmax(dim=2)
@@ -294,9 +262,9 @@ class Evaluator:
     def examples(self, split: Split) -> dict[str, np.ndarray]:
         """Return some images spread over a split, with what the model makes of them: material for the pictures.
 
-        images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, W_embed (m, d), classes (m,),
-        the model's curves, and where it denoises z_path (1 + steps shown, E, d) of the first run and path_class (E,)
-        that it ends in.
+        images (E, H, W, C) uint8, labels (E,), probabilities (E, m) mean over the runs, W_embed (m, d) as noise is
+        mixed into it, classes (m,), the model's curves, and where it denoises z_path (1 + steps shown, E, d) of the
+        first run and path_class (E,) that it ends in.
         """
         self.model.eval()
         count = min(EXAMPLES, len(split))
@@ -310,7 +278,7 @@ class Evaluator:
             "images": images,
             "labels": chosen.labels,
             "probabilities": p.mean(dim=0),
-            "W_embed": self.model.W_embed,
+            "W_embed": self.model.u,
             **self.model.curves(**how),
         }
         if self.model.denoises:

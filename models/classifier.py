@@ -67,6 +67,11 @@ class Classifier(nn.Module):
         """d."""
         return self.W_embed.shape[1]
 
+    @property
+    def u(self) -> Tensor:
+        """Return the embeddings u_y of the classes (m, d), as the noise is mixed into them."""
+        return self.W_embed
+
     def see(self, images: Tensor) -> Tensor:
         """Return what the blocks are given as x: images (B, H, W, C), 0-255 -> (B, C, H, W) normalised, or (B, F)."""
         x = self.info.normalise(images)

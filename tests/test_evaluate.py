@@ -6,9 +6,7 @@ from conftest import images_of, make_model
 
 from data import Split
 from evaluate import (
-    BINS,
     Answers,
-    CalibrationSum,
     Evaluator,
     ask,
     best_answers,
@@ -18,6 +16,7 @@ from evaluate import (
     vote_shares,
 )
 from models.build import build
+from models.calibration import BINS, CalibrationSum
 from models.image_info import ImageInfo
 from models.NoProp_FM import NoPropNetFM
 from models.random_streams import Streams
@@ -26,7 +25,8 @@ from models.random_streams import Streams
 def finished(p, labels):
     total = CalibrationSum(torch.device("cpu"))
     for part in range(0, len(p), 1000):
-        total.add(p[part : part + 1000], labels[part : part + 1000])
+        some = p[part : part + 1000]
+        total.add(some, some.argmax(dim=1), labels[part : part + 1000])
     return total.finish()
 
 
@@ -136,6 +136,29 @@ def test_with_mirror_images_an_image_and_its_mirror_image_get_the_same_answer():
     alone = ask(model, x, [None]).probabilities
     one, two = ask(model, x, [None], mirrored=mirrored), ask(model, mirrored, [None], mirrored=x)
     assert torch.equal(one.probabilities, two.probabilities) and not torch.equal(one.probabilities, alone)
+
+
+def random_split(images=40):
+    torch.manual_seed(0)
+    return Split(torch.randint(256, (images, 8, 8, 1), dtype=torch.uint8), torch.arange(images) % 4)
+
+
+def test_with_mirror_images_what_is_said_on_the_way_is_averaged_too():
+    model = make_model(m=4, num_blocks=2, alpha_bar_clip=(0.01, 0.6))
+    model.info = ImageInfo(list("abcd"), (1, 8, 8), [128.0], [1.0])
+    alone, both = (Evaluator(model, Streams(0), ways=[{}], mirror=m).evaluate(random_split()) for m in (False, True))
+    assert both.per_run != alone.per_run and both.per_step_u_hat != alone.per_step_u_hat
+    for result in (alone, both):  # the last step is the answer
+        assert result.per_step_accuracy[-1] == pytest.approx(sum(result.per_run) / len(result.per_run), abs=1e-4)
+
+
+def test_calibration_is_of_the_answers_that_are_counted_also_where_votes_tie():
+    model = make_model(m=4, num_blocks=2, alpha_bar_clip=(0.01, 0.6))
+    model.info = ImageInfo(list("abcd"), (1, 8, 8), [128.0], [1.0])
+    result = Evaluator(model, Streams(0), ways=[{}], runs=4).evaluate(random_split(200))
+    for name, accuracies in result.by_runs.items():
+        count, _, correct = result.calibration[name].bins
+        assert 100 * (count * correct).sum().item() / 200 == pytest.approx(accuracies[-1], abs=1e-4)
 
 
 @pytest.mark.parametrize("readout", ["sample", "mean"])
