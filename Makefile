@@ -32,7 +32,7 @@ soak: $(VENV)/requirements-dev.done
 
 # docs/flags.md from settings.py, docs/bad_inputs.md from the tests, results/README.md and README's table
 docs: $(VENV)/requirements-dev.done
-	$(VENV)/bin/python -c "from rules import describe_flags; from settings import make_parser; print(describe_flags(make_parser()), end='')" > docs/flags.md
+	$(VENV)/bin/python -c "from command_line import describe_flags; from rules import owners_of; from settings import make_parser; print(describe_flags(make_parser(), owners_of), end='')" > docs/flags.md
 	$(VENV)/bin/python tests/runs/bad_inputs.py > docs/bad_inputs.md
 	$(VENV)/bin/python -m paper report
 

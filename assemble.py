@@ -299,5 +299,6 @@ def add_callbacks(
     trainer.callbacks += [ProgressBar(processes.hides_bars), saver]
     if processes.first:
         alone = METHODS[s.method].blocks_alone
-        weights = {t: trainer.model.loss_weights[t - 1] for t in trainer.updates.parts} if alone else {}
+        weighed = alone and trainer.model.one_weight
+        weights = {t: trainer.model.loss_weights[t - 1] for t in trainer.updates.parts} if weighed else {}
         trainer.callbacks += [PrintEpochs(s.lr, weights), *([board] if board else [])]

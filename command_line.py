@@ -143,15 +143,19 @@ class Parser(argparse.ArgumentParser):
 
     def accepts(self, name: str, value: object) -> bool:
         """Return whether a value is the flag's default, or what the flag makes of some words: of its type and range."""
-        if _same(value, self.defaults[name]):
-            return True
-        flag, *words = self.words(name, value)
-        if any(word.startswith("-") and not NEGATIVE.fullmatch(word) for word in words):
-            return False  # another flag
         try:
-            return _same(vars(self.parse_args([flag, *words])).get(name), value)
+            return _same(self.read(name, value), value)
         except UserError:
             return False
+
+    def read(self, name: str, value: object) -> object:
+        """Return what a flag makes of a value as it is typed. Raises UserError where it is not one of the flag's."""
+        if _same(value, self.defaults[name]):
+            return value
+        flag, *words = self.words(name, value)
+        if any(word.startswith("-") and not NEGATIVE.fullmatch(word) for word in words):
+            raise UserError(f"argument {flag}: {words} are not its values")  # but another flag
+        return vars(self.parse_args([flag, *words])).get(name)
 
 
 class _HelpAll(argparse.Action):
@@ -306,3 +310,24 @@ def recipes_in_words(methods: Mapping, recipes: Iterable[str]) -> str:
         texts.append(f"{recipe} ({' '.join(own)}) is {' '.join(common)}")
         texts[-1] += "".join(f", {name} {' '.join(each)}" for name, each in more.items() if each)
     return ": " + "; ".join(texts)
+
+
+def describe_flags(parser: Parser, owners_of: Callable[[str], tuple[str, list[str]] | None]) -> str:
+    """Return docs/flags.md: every flag with its default, its owners and its meaning.
+
+    owners_of: returns method or dataset, and the names that know a setting; None where all do.
+    """
+    rows, group = ["| flag | default | of | meaning |", "| --- | --- | --- | --- |"], None
+    for action in parser._actions:
+        if action.dest not in parser.defaults:  # help and the like
+            continue
+        title = next(g.title for g in parser._action_groups if action in g._group_actions)
+        if title != group:
+            rows.append(f"| **{title}** | | | |")
+            group = title
+        text, default = action.help.replace("%%", "%")[:-1].split(" (default: ")
+        choices = f" ({', '.join(action.choices)})" if action.choices else ""
+        owners = owners_of(action.dest)
+        known = " ".join(owners[1]) if owners else ""
+        rows.append(f"| `{action.option_strings[0]}` | {default} | {known} | {text}{choices} |")
+    return "# Flags\n\nWritten by `make docs` from settings.py.\n\n" + "\n".join(rows) + "\n"

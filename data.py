@@ -217,7 +217,8 @@ def as_known(raw: RawImages, classes: list[str], image_shape: Sequence[int], par
     """
     missing, more = sorted(set(classes) - set(raw.classes)), sorted(set(raw.classes) - set(classes))
     if more or (missing and part == "training"):
-        raise UserError(f"the {part} images have other classes than the model (missing: {missing}, more: {more})")
+        differ = f"(missing: {missing}, more: {more})"
+        raise UserError(f"the {part} images have other classes than the model {differ}: take another --data-dir")
     if raw.image_shape != tuple(image_shape):
         sizes = ("x".join(map(str, shape)) for shape in (raw.image_shape, image_shape))
         raise UserError("the {} images are {}, those of the model {}: take another checkpoint".format(part, *sizes))

@@ -247,7 +247,7 @@ def draw_pictures(run: Path) -> None:
 
         print(printable(f"drawn: {len(draw_run(run))} pictures in {run / 'plots'}"))
     except Exception as error:
-        what = f"main.py: no pictures ({error}); try again with: python visualize.py {run}"
+        what = f"main.py: no pictures ({error}); try again with: python visualize.py {shlex.quote(str(run))}"
         print(printable(what), file=sys.stderr)
 
 
@@ -294,7 +294,8 @@ def merge(s: Settings) -> None:
         save_run(run, content)
         draw_pictures(run)
     print(printable(f"merged into {run}: {', '.join(s.merge)}"))
-    print(printable(f"evaluate it with: python main.py --evaluate --checkpoint {run / BEST}"))
+    again = shlex.join(["python", "main.py", "--evaluate", "--checkpoint", str(run / BEST)])
+    print(printable(f"evaluate it with: {again}"))
 
 
 def compare(s: Settings, given: set[str]) -> None:
@@ -314,7 +315,7 @@ def compare(s: Settings, given: set[str]) -> None:
         same_flags(folder / FLAGS, flags)
         for method, own in known.items():
             looks = {"test_every_epoch": True} if s.eval_split == "test" else {}
-            finish(method, folder / method, {"method": method, **looks, **own}, looks)
+            finish(method, folder / method, {"method": method, **looks, **own})
         from figures.comparison import write_comparison
 
         again = tokens({"compare": s.compare, **flags, "checkpoint_dir": str(folder)})

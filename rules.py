@@ -6,7 +6,7 @@ A flag that makes no sense beside the others is an error, never ignored.
 from dataclasses import replace
 from itertools import chain
 
-from command_line import Parser, as_flag, show
+from command_line import as_flag, show
 from data import DATASETS
 from errors import UserError, require
 from models.blocks import format_blocks
@@ -77,8 +77,10 @@ def adopt(s: Settings, given: set[str], config: dict) -> Settings:
     free = names_where(lambda about: use in about["may_change"])
     if "method" not in given:
         _check_owners(given, replace(s, method=config["method"], dataset=config["dataset"]))
+    if s.augment == []:
+        s = replace(s, augment=list(DATASETS[config["dataset"]].augment))
     for name in sorted(given - free):
-        if getattr(s, name) != config.get(name):
+        if not _same_setting(name, getattr(s, name), config.get(name)):
             way_out = "leave the flag out" + (" or start a new run" if use == "resume" else "")
             mine, its = (_in_words(name, value) for value in (getattr(s, name), config.get(name)))
             raise UserError(f"{as_flag(name)} {mine} contradicts the checkpoint, which has {its}: {way_out}")
@@ -98,6 +100,12 @@ def adopt(s: Settings, given: set[str], config: dict) -> Settings:
     if "inference" in given and "eval_runs" not in given:
         values["eval_runs"] = None
     return settle(Settings(**values), given)
+
+
+def _same_setting(name: str, value: object, of_checkpoint: object) -> bool:
+    if name == "augment" and value and of_checkpoint:
+        return set(value) == set(of_checkpoint)
+    return value == of_checkpoint or (name, value) == ("amp", "auto")
 
 
 def _in_words(name: str, value: object) -> str:
@@ -328,21 +336,3 @@ def _export_rules(s: Settings) -> Rules:
         ("export", calls > MOST_CALLS, too_many + ("lower --steps" if in_steps else "a model of fewer blocks can be")),
         ("readout", s.readout not in READOUTS, one_run),
     ]
-
-
-def describe_flags(parser: Parser) -> str:
-    """Return docs/flags.md: every flag with its default, its owners and its meaning."""
-    rows, group = ["| flag | default | of | meaning |", "| --- | --- | --- | --- |"], None
-    for action in parser._actions:
-        if action.dest not in parser.defaults:  # help and the like
-            continue
-        title = next(g.title for g in parser._action_groups if action in g._group_actions)
-        if title != group:
-            rows.append(f"| **{title}** | | | |")
-            group = title
-        text, default = action.help.replace("%%", "%")[:-1].split(" (default: ")
-        choices = f" ({', '.join(action.choices)})" if action.choices else ""
-        owners = owners_of(action.dest)
-        known = " ".join(owners[1]) if owners else ""
-        rows.append(f"| `{action.option_strings[0]}` | {default} | {known} | {text}{choices} |")
-    return "# Flags\n\nWritten by `make docs` from settings.py.\n\n" + "\n".join(rows) + "\n"

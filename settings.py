@@ -178,8 +178,8 @@ class Settings:
         "epochs without a better validation accuracy after which the learning rate is halved; 0: never", COUNT,
         shown=f"0; with --lr-schedule plateau: {PLATEAU_PATIENCE}", metavar="N")
     clip_grad_norm: float = setting("optimizer", 0.0,
-        "shorten longer gradients to this norm, over all parameters of a block (of the network); 0: never", WEIGHT,
-        metavar="NORM")
+        "shorten longer gradients to this norm, over all parameters of a block, whose loss weight multiplies it, or of "
+        "the network; 0: never", WEIGHT, metavar="NORM")
 
     evaluate: bool = setting("evaluation and prediction", False,
         "evaluate --checkpoint on the test images, train nothing", may_change="evaluate", of_call=True, common=True)

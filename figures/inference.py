@@ -41,7 +41,7 @@ def denoising_accuracy(run: RunFiles) -> Figure | None:
     axes.set(xlabel=place, ylabel="accuracy (%)", ylim=(0, 102))
     if blocks:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    axes.legend()
     return with_grid(figure, axes)
 
 
@@ -84,7 +84,7 @@ def _wrong_by_runs(axes: Axes, e: dict[str, np.ndarray], series: list[tuple[str,
     share.set_ylabel("wrong (%)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    axes.legend()
 
 
 def inference_steps(run: RunFiles) -> Figure | None:

@@ -22,6 +22,7 @@ class BlockwiseNet(Classifier):
 
     blocks_answer = True
     loss_weights: list[float]
+    one_weight = True  # whether all noise levels of a block have the same weight in its loss
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class DiffusionBlocksNet(BlockwiseNet):
     """
 
     readouts = (*Classifier.readouts, "ensemble")
+    one_weight = False
 
     def __init__(
         self,

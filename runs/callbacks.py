@@ -111,8 +111,7 @@ class SaveRun(Callback):
         return stoppable
 
 
-SQUARED = "mean of |u_hat - u_y|^2"
-ERRORS = {"denoise": SQUARED, "weighted_error": SQUARED, "weighted_cross_entropy": "cross-entropy"}  # by the last term
+ERRORS = {"denoise": "mean of |u_hat - u_y|^2", "cross_entropy": "cross-entropy"}  # of a block, by the last term
 
 
 class PrintEpochs(Callback):

@@ -12,8 +12,16 @@ WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)  # seconds between tries to renam
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], None], keep: Path | None = None) -> None:
-    """Write beside the file, flush to disk, rename. keep: where the file that was there before goes on living."""
+    """Write beside the file, flush to disk, rename. keep: where the file that was there before goes on living.
+
+    A link goes on leading to its file; what is no file, such as a device or a pipe, is written into.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            write(file)
+        return
     beside = _beside(path)
     try:
         with open(beside, "wb") as file:

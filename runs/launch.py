@@ -12,7 +12,7 @@ from runs.checkpoint import LAST
 from runs.files import write_json
 from runs.reader import finished_run, read_json
 from runs.signals import Stopped
-from settings import make_parser
+from settings import make_parser, names_where
 
 MAIN = Path(__file__).parent.parent / "main.py"
 
@@ -55,13 +55,17 @@ def _check_flags(flags: dict) -> None:
     require(type(flags) is dict and flags.keys() <= make_parser().defaults.keys(), "it holds no flags")
 
 
-def finish(name: str, folder: Path, flags: dict[str, object], flags_to_go_on: dict[str, object]) -> None:
-    """Train in a folder to the end, unless that is done, and tell which run it is."""
+def finish(name: str, folder: Path, flags: dict[str, object]) -> None:
+    """Train in a folder to the end, unless that is done, and tell which run it is.
+
+    A run that goes on is given those of the flags that its checkpoint does not hold.
+    """
+    free = names_where(lambda about: about["of_call"] and "resume" in about["may_change"])
     if finished_run(folder):
         print(f"{name}: done already in {folder}", flush=True)
     else:
         print(f"\n{name}:", flush=True)
-        start_or_continue(name, folder, flags, flags_to_go_on)
+        start_or_continue(name, folder, flags, {key: value for key, value in flags.items() if key in free})
 
 
 def start_or_continue(name: str, folder: Path, flags: dict[str, object], flags_to_go_on: dict, ranks: int = 1) -> None:

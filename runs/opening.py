@@ -97,8 +97,7 @@ def resumable(trainer, run: Path, processes: OneProcess):
         last = run / LAST
         command = go_on(last, processes.size)
         if isinstance(stop, OSError):
-            remedy = "someone must read the output" if isinstance(stop, BrokenPipeError) else "make room"
-            stop.note = f"; {remedy}, then continue with: {command}" if last.exists() else ""
+            stop.note = f"; make room, then continue with: {command}" if last.exists() else ""
         elif last.exists():
             done = trainer.running.done if trainer.running else 0
             stop.note = f"{describe_progress(trainer.history, done)}, continue with: {command}"

@@ -3,7 +3,9 @@
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 
 def prepare_output() -> None:
@@ -13,6 +15,33 @@ def prepare_output() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole run
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):  # not a notebook's
+            setattr(sys, name, Unbroken(getattr(sys, name)))
+
+
+class Unbroken:
+    """A stream that goes on into nothing where its reader has gone: `| head` ends no training."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._or_nowhere(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._or_nowhere(self._stream.flush)
+
+    def _or_nowhere(self, call: Callable):
+        try:
+            return call()
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            return call()
 
 
 def find_temporary_folder(run: Path) -> None:

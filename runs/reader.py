@@ -89,9 +89,9 @@ class RunFiles(NamedTuple):
             return False
         config, results = self.config, self.results
         last = results["by_inference"][-1]
-        names = [name for name in ("method", "dataset", "seed", "inference", "readout") if name in results]
-        same = all(results[name] == config[name] for name in names)
-        same &= self.split == "test" or config.get("eval_split") == "val"
+        names = ("method", "dataset", "seed", "inference", "readout", "mirror_test")
+        same = all(results[name] == config[name] for name in names if name in results and name in config)
+        same &= self.split == ("validation" if config.get("eval_split") == "val" else "test")
         same &= len(results["per_run"]) == config["eval_runs"] and results["epoch"] == self.best_epoch
         ways = [name for name in ("steps", "sampler", "solver") if config.get(name) and name in last]
         return same and all(last[name] == config[name][-1] for name in ways)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from command_line import Parser
 from errors import UserError, printable, reading, require
 from models.methods import methods_with
 from rules import EMBEDDING_SETTINGS, accepted, parse, settle, with_recipe
@@ -41,14 +42,24 @@ def _flags_in(path: Path) -> dict[str, object]:
         require(type(content) is dict, "it holds no settings")
         old = type(content.get("augment")) is bool and content.get("class_probability") == "posterior"
         require(not old, "it is of an older version, whose --posterior-sigma had another unit")
-        settings = make_parser().defaults.keys()
+        parser = make_parser()
+        settings = parser.defaults.keys()
         config = todays_settings({name: value for name, value in content.items() if name in settings})
+        config = {name: _read(parser, path, name, value) for name, value in config.items()}
         if config.get("class_probability") == "softmax":
             config.pop("posterior_sigma", None)  # which nothing reads; older versions had another default
         flags = _flags_of(config)
     if unknown := sorted(content.keys() - settings - {"versions"}):
         print(printable(f"{path} has settings of another version, left out: {', '.join(unknown)}"))
     return flags
+
+
+def _read(parser: Parser, path: Path, name: str, value: object) -> object:
+    """Return a setting as its flag reads it, so that 1 stands for 1.0, and 10 for [10]."""
+    try:
+        return value if value is None else parser.read(name, value)
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from error
 
 
 def _flags_of(config: dict) -> dict[str, object]:

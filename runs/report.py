@@ -72,7 +72,7 @@ def go_on(last: Path, processes: int = 1) -> str:
 
 def describe_part(last: Path, blocks: list[int], num_blocks: int) -> str:
     """Return where the blocks of a part are, and the command that joins all parts."""
-    join = f"python main.py --merge {last} ... --checkpoint-dir DIR"
+    join = f"python main.py --merge {shlex.quote(str(last))} ... --checkpoint-dir DIR"
     return printable(f"blocks {format_blocks(blocks)} of {num_blocks} are in {last}; join all parts with: {join}")
 
 

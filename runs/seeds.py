@@ -11,7 +11,6 @@ from runs.launch import finish, same_flags, tokens
 from runs.reader import RunFiles, finished_run
 from runs.report import last_line
 from runs.tables import markdown_table
-from settings import names_where
 
 OF_THE_WHOLE = ("seeds", "checkpoint_dir", "config")
 
@@ -26,12 +25,10 @@ def train_seeds(folder: Path, seeds: list[int], flags: dict[str, object]) -> Non
         raise UserError("--seeds needs two or more, such as 0,1,2: for one take --seed")
     flags = {name: value for name, value in flags.items() if name not in OF_THE_WHOLE}
     settle(*parse(tokens(flags)))  # what is refused is told before the folder is made
-    free = names_where(lambda about: about["of_call"] and "resume" in about["may_change"])
-    to_go_on = {name: value for name, value in flags.items() if name in free}
     with open_run_folder(folder):
         same_flags(folder / FLAGS, flags)
         for seed in seeds:
-            finish(f"seed {seed}", _place(folder, seed), {**flags, "seed": seed}, to_go_on)
+            finish(f"seed {seed}", _place(folder, seed), {**flags, "seed": seed})
         _tell(folder, [finished_run(_place(folder, seed)) for seed in seeds])
 
 

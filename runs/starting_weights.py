@@ -80,7 +80,8 @@ def _load_encoder(s: Settings, model: Classifier) -> None:
     try:
         passed = load_encoder(model, state)
     except ValueError as error:
-        raise UserError(f"{s.encoder_weights} is not for --encoder {s.encoder_spec}: {error}") from error
+        which = f"--encoder {s.encoder_spec}" if s.network != "vit" else "this transformer"
+        raise UserError(f"{s.encoder_weights} is not for {which}: {error}") from error
     print(printable(f"the encoder starts from {s.encoder_weights}; passed over: {', '.join(passed) or 'nothing'}"))
 
 

@@ -26,6 +26,12 @@ def test_closed_outputs_end_no_run(tmp_path, shell):
     assert (tmp_path / "run" / "results.json").exists()
 
 
+def test_a_reader_that_goes_away_ends_no_run(tmp_path):
+    done = started(tmp_path / "run", shell="2>&1 | head -1")
+    assert done.stdout.count("\n") == 1
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 def test_a_notebooks_output_is_printed_to(tmp_path, run_main, monkeypatch):
     class Cell(io.TextIOBase):  # cannot be reconfigured
         def write(self, text):

@@ -5,16 +5,7 @@ import torch
 from conftest import images_of, make_model
 
 from data import Split
-from evaluate import (
-    Answers,
-    Evaluator,
-    ask,
-    best_answers,
-    images_at_a_time,
-    joined,
-    mean_and_error,
-    vote_shares,
-)
+from evaluate import Answers, Evaluator, ask, best_answers, images_at_a_time, joined, mean_and_error, vote_shares
 from models.build import build
 from models.calibration import BINS, CalibrationSum
 from models.image_info import ImageInfo

@@ -6,8 +6,9 @@ import pytest
 from conftest import ROOT
 
 from assemble import name_files
+from command_line import describe_flags
 from errors import UserError
-from rules import adopt, describe_flags, parse, settle, take_embedding_settings
+from rules import adopt, owners_of, parse, settle, take_embedding_settings
 from settings import make_parser
 
 SPEC_FLAGS = """--method --dataset --data-dir --embedding-type --embedding-dim --embedding-init --class-probability
@@ -82,7 +83,7 @@ def test_the_folder_of_a_run_stands_for_the_file_that_the_command_needs(tmp_path
 
 
 def test_the_page_of_flags_is_made_from_the_settings():
-    assert (ROOT / "docs" / "flags.md").read_text() == describe_flags(make_parser())  # make docs
+    assert (ROOT / "docs" / "flags.md").read_text() == describe_flags(make_parser(), owners_of)  # make docs
 
 
 TOGETHER = {
@@ -230,6 +231,7 @@ def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
         ("resume", "--epochs 99", "epochs", 99),
         ("resume", "--early-stopping-patience 3", "early_stopping_patience", 3),
         ("resume", "--num-blocks 10 --compile", "compile", True),  # the first is as the checkpoint says
+        ("resume", "--amp auto", "amp", False),
         ("evaluate", "--eval-runs 9", "eval_runs", 9),
         ("evaluate", "--inference deterministic", "eval_runs", 1),
         ("evaluate", "", "embedding_type", "one-hot"),
@@ -241,6 +243,14 @@ def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
 )
 def test_a_checkpoint_gives_the_settings_and_some_flags_may_differ(use, flags, name, value):
     assert getattr(adopted(use, flags), name) == value
+
+
+@pytest.mark.parametrize("given", ["--augment", "--augment flip,crop"])
+def test_a_command_that_starts_a_run_also_goes_on_with_it_however_its_augmentations_are_typed(given):
+    trained = "--dataset cifar10 --augment crop,flip"
+    assert adopted("resume", given, trained).augment == ["crop", "flip"]
+    with pytest.raises(UserError, match="--augment crop contradicts the checkpoint, which has crop flip"):
+        adopted("resume", "--augment crop", trained)
 
 
 @pytest.mark.parametrize(

@@ -141,11 +141,12 @@ def test_the_pictures_of_a_run_in_another_format(digits_run, tmp_path):
 def made_run(accuracies, patience=0, **results):
     """Return a run of 5 epochs and lists of ways of inference; results: what of its own test an evaluation changed."""
     config = {"epochs": 5, "early_stopping_patience": patience, "eval_runs": 1, "readout": "sample", "seed": 0}
-    config |= {"inference": "stochastic", "steps": [5, 10], "sampler": ["ode"], "solver": ["heun", "euler"]}
+    config |= {"inference": "stochastic", "mirror_test": False, "eval_split": "val", "steps": [5, 10], "sampler": ["ode"], "solver": ["heun", "euler"]}
     history = [{"epoch": i, "val_accuracy": accuracy} for i, accuracy in enumerate(accuracies, 1)]
     way = {"steps": 10, "sampler": "ode", "solver": "euler"} | {n: results.pop(n) for n in list(results) if n in config}
     own = {"epoch": 5, "per_run": [1.0], "readout": "sample", "seed": 0, "inference": "stochastic"}
-    own |= {name: way.pop(name) for name in ("readout", "seed", "inference") if name in way}
+    own |= {"mirror_test": False, "split": "validation"}
+    own |= {name: way.pop(name) for name in ("readout", "seed", "inference", "mirror_test") if name in way}
     return RunFiles(None, config, history, {**own, **results, "by_inference": [{}, way]}, None, [])
 
 
@@ -169,7 +170,7 @@ def test_the_best_epoch_and_the_end_of_a_training(accuracies, patience, trained,
 @pytest.mark.parametrize(
     "changed",
     [{"steps": 5}, {"solver": "heun"}, {"seed": 1}, {"readout": "vote"}, {"inference": "deterministic"}]
-    + [{"epoch": 4}, {"per_run": [1.0, 2.0]}],
+    + [{"epoch": 4}, {"per_run": [1.0, 2.0]}, {"mirror_test": True}, {"split": "test"}],
 )
 def test_a_test_with_other_settings_than_the_run_has_is_told_apart(changed):
     accuracies = [1, 2, 3, 4, 5]

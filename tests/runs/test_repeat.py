@@ -9,6 +9,7 @@ from conftest import FOUR_BLOCKS, in_this_process, train
 from helpers import assert_equal, settings, weights
 from pictures import make_folder
 
+from errors import UserError
 from rules import settle
 from runs.repeat import read_command
 
@@ -59,6 +60,17 @@ def test_a_run_is_repeated_with_its_settings_and_given_flags_win(flags, capsys, 
     assert repeated == config | {"config": str(tmp_path)}
     other = settle(*read_command(["--weight-decay", "7", "--config", str(path)]))
     assert other.as_dict() == repeated | {"config": str(path), "weight_decay": 7.0}
+
+
+def test_a_config_may_be_changed_by_hand(tmp_path):
+    path = tmp_path / "config.json"
+    config = settings("--method", "fm").as_dict()
+    path.write_text(json.dumps(config | {"lr": 1, "steps": 10, "augment": "crop"}))
+    s, _ = read_command(["--config", str(path)])
+    assert (s.lr, s.steps, s.augment) == (1.0, [10], ["crop"]) and type(s.lr) is float
+    path.write_text(json.dumps(config | {"lr": "fast"}))
+    with pytest.raises(UserError, match="--config .*config.json: .*--lr: 'fast' is not a number"):
+        read_command(["--config", str(path)])
 
 
 def test_given_flags_that_do_not_go_with_the_repeated_settings_are_refused_in_a_line(digits_run, run_main, tmp_path):

@@ -166,6 +166,19 @@ def test_a_rename_that_is_refused_for_a_moment_is_tried_again(tmp_path, monkeypa
     assert len(refused) == 3 and (tmp_path / "x.json").read_text() == "1"
 
 
+def test_a_link_goes_on_leading_to_its_file_and_a_pipe_stays_one(tmp_path):
+    target, link, pipe = (tmp_path / name for name in ("target.json", "link.json", "pipe"))
+    target.write_text("0")
+    link.symlink_to(target)
+    write_json(link, 1)
+    assert link.is_symlink() and target.read_text() == "1"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, 2)
+    assert os.read(reader, 10) == b"2" and stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(reader)
+
+
 def test_too_little_memory_is_one_line(run_main, tmp_path, monkeypatch):
     def hungry(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
