@@ -141,7 +141,14 @@ def test_the_pictures_of_a_run_in_another_format(digits_run, tmp_path):
 def made_run(accuracies, patience=0, **results):
     """Return a run of 5 epochs and lists of ways of inference; results: what of its own test an evaluation changed."""
     config = {"epochs": 5, "early_stopping_patience": patience, "eval_runs": 1, "readout": "sample", "seed": 0}
-    config |= {"inference": "stochastic", "mirror_test": False, "eval_split": "val", "steps": [5, 10], "sampler": ["ode"], "solver": ["heun", "euler"]}
+    config |= {
+        "inference": "stochastic",
+        "mirror_test": False,
+        "eval_split": "val",
+        "steps": [5, 10],
+        "sampler": ["ode"],
+        "solver": ["heun", "euler"],
+    }
     history = [{"epoch": i, "val_accuracy": accuracy} for i, accuracy in enumerate(accuracies, 1)]
     way = {"steps": 10, "sampler": "ode", "solver": "euler"} | {n: results.pop(n) for n in list(results) if n in config}
     own = {"epoch": 5, "per_run": [1.0], "readout": "sample", "seed": 0, "inference": "stochastic"}
