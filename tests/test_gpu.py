@@ -64,6 +64,13 @@ def test_a_run_gives_the_same_bits_again(tmp_path, method):
     assert_equal(train(tmp_path / "one", *flags), train(tmp_path / "two", *flags))
 
 
+@pytest.mark.parametrize("extra", [[], ["--amp"]])
+def test_pieces_of_a_transformer_get_the_same_bits_again(tmp_path, extra):
+    flags = [*SMALL, "--method", "diffusionblocks", "--network", "vit", "--vit-layers", 2, "--num-blocks", 2]
+    flags += ["--embedding-type", "one-hot", "--epochs", 1, *extra]
+    assert_equal(train(tmp_path / "one", *flags), train(tmp_path / "two", *flags))
+
+
 def test_a_run_stopped_within_an_epoch_and_continued_equals_the_uninterrupted_one(tmp_path, monkeypatch):
     whole, step, done = train(tmp_path / "whole", *ONE_HOT), BlockUpdates.step, []
 
