@@ -27,6 +27,7 @@ METHODS = {
     "fm": ["--steps", "10"],
     "backprop": ["--num-blocks", "2"],
     "adjoint": ["--steps", "4"],
+    "diffusionblocks": ["--num-blocks", "2", "--steps", "2"],
 }
 
 
