@@ -70,7 +70,7 @@ def test_the_file_is_made_once_and_anew_for_other_images(tmp_path, monkeypatch):
     first = load_folder("train", root, 9, None, cache)
     (made,) = cache.glob("train-*.npy")
     with monkeypatch.context() as patch:
-        patch.setattr("loaders.image_folder._decode", lambda *_: pytest.fail("decoded again"))
+        patch.setattr("loaders.image_folder.decode_image", lambda *_: pytest.fail("decoded again"))
         again = load_folder("train", root, 9, None, cache)
     assert torch.equal(again.images[:], first.images[:]) and again.notes == first.notes
     changed = os.path.join(root, "train", "a", "0.png")
