@@ -20,7 +20,7 @@ from models.NoProp_DT import NoPropNetDT  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SHAPE = (1, 8, 8)
-FOUR_BLOCKS = ["--dataset", "digits", "--embedding-type", "one-hot", "--num-blocks", "4"]
+FOUR_BLOCKS = ["--dataset", "digits", "--train-size", "700", "--embedding-type", "one-hot", "--num-blocks", "4"]
 
 
 def make_model(num_blocks=3, m=4, d=None, learn=False, seed=0, **kwargs):
