@@ -272,7 +272,7 @@ def _model_rules(s: Settings) -> Rules:
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
         ("noise_range", len(sigmas) != 2 or not sigmas[0] < sigmas[1], "needs LOW,HIGH"),
         *((name, s.network == "vit", no_encoder) for name in ("encoder", "freeze_encoder")),
-        ("encoder_weights", s.network == "vit" and s.method != "classifier", no_encoder),
+        ("encoder_weights", s.network == "vit" and METHODS[s.method].blocks_alone, no_encoder),
         ("recipe", s.network == "vit" and s.recipe == "strong", f"strong {no_encoder}"),
         *((name, s.network != "vit", transformer) for name in ("vit_layers", "vit_width", "vit_heads", "vit_patch")),
     ]

@@ -1,4 +1,4 @@
-"""Which files of a folder are own images, and of which class: by class folders, or by labels.csv."""
+"""Tell which files of a folder are own images, and of which class: by class folders, or by labels.csv."""
 
 import csv
 import os

@@ -36,7 +36,7 @@ class DiffusionBlocksNet(BlockwiseNet):
     """
 
     readouts = (*Classifier.readouts, "ensemble")
-    one_weight = False
+    one_weight = runs_together = False
 
     def __init__(
         self,

@@ -121,7 +121,7 @@ def _bytes_of_evaluation(s: Settings, model: Classifier, image_shape: Sequence[i
         return 0
     model.eval()
     images = s.eval_batch_size or images_at_a_time(*image_shape[1:])
-    copies = 1 if s.method == "diffusionblocks" else s.eval_runs  # which goes run after run
+    copies = s.eval_runs if model.runs_together else 1
     return bytes_of(lambda: _paths(s, _one(model), image_shape, images, copies))
 
 

@@ -79,7 +79,7 @@ def retold(old: bytes, new: bytes):
 
 
 def many_members(box: Box) -> list:
-    """Of 40 million bytes of zeros the file says that they are a list of a million members."""
+    """Say of 40 million bytes of zeros that they are a list of a million members."""
     size, many = 40 * 10**6, 10**6
     record = (b"PK\6\6", 44, 45, 45, 0, 0, many, many, size, 0)
     end = END.pack(*record, b"PK\6\7", 0, size, 1, b"PK\5\6", 0, 0, 2**16 - 1, 2**16 - 1, 2**32 - 1, 0, 0)
