@@ -1,4 +1,4 @@
-"""Back-propagation on the blocks of DT, and the adjoint method: the same networks, and gradients that are right."""
+"""Back-propagation on the blocks of DT, the adjoint method, encoders alone: the same networks, right gradients."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from assemble import new_model
 from models.adjoint import AdjointNet, VectorField
 from models.backprop import BackpropNet
+from models.ensemble import EnsembleNet
 from models.random_streams import Streams
 from runs.report import count_parameters
 
@@ -89,3 +90,10 @@ def test_adjoint_takes_exactly_the_steps_asked_for(steps):
     assert len(calls) == steps
     loss.backward()
     assert len(calls) == 2 * steps
+
+
+def test_an_ensemble_is_the_mean_of_its_members():
+    net, x = EnsembleNet(SHAPE, torch.eye(4), num_blocks=3).eval(), torch.randn(5, *SHAPE)
+    *_, (z, _) = net.denoise(x, [None, None])
+    mean = torch.stack([member(x).softmax(dim=1) for member in net.blocks.values()]).mean(dim=0)
+    torch.testing.assert_close(z, mean.expand(2, -1, -1))

@@ -5,8 +5,10 @@ import torch
 from conftest import SHAPE, images_of
 from torch import nn
 from torch.distributions import MultivariateNormal
+from torch.nn import functional as F
 
 from models.continuous import draw_times
+from models.diffusion import best_classifier, kl_to_noise, q_sample
 from models.learned_schedule import LearnedSchedule
 from models.NoProp_CT import NoPropNetCT
 from models.NoProp_FM import NoPropNetFM
@@ -110,6 +112,51 @@ def test_the_denoising_term_integrates_snr():
     assert terms.denoise.item() == pytest.approx(0.7 * (snr_1 - snr_0).item(), rel=1e-4)
 
 
+class Watches(OracleBlock):
+    """Knows the class, and keeps the z and the times that it is asked about."""
+
+    def __init__(self, m):
+        super().__init__(m)
+        self.asked = []
+
+    def time_part(self, t):
+        return t.unsqueeze(1)
+
+    def logits(self, z, image_part, time_part, generator=None):
+        self.asked.append((z, time_part))
+        return image_part
+
+    def forward(self, z, x, t, generator=None):
+        return self.logits(z, self.image_part(x), self.time_part(t))
+
+
+def test_ct_sees_the_noise_of_the_time_that_it_is_told_and_the_ends_stand_in_their_terms():
+    net, y = make_ct(), torch.arange(40_000) % 4
+    net.block, u_y = Watches(4), torch.eye(4)[y]
+    terms = net.loss(images_of(y), y, torch.Generator().manual_seed(0))
+    ((z, t),) = net.block.asked
+    level = net.schedule.alpha_bar(t).detach().float()
+    eps = (z - level.sqrt() * u_y) / (1 - level).sqrt()
+    for part in (eps[t[:, 0] < 0.5], eps[t[:, 0] > 0.5]):
+        torch.testing.assert_close(part.mean(0), torch.zeros(4), atol=0.03, rtol=0)
+        torch.testing.assert_close(part.std(0), torch.ones(4), atol=0.03, rtol=0)
+    noisy, clean = net.schedule.alpha_bar(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(terms.kl, kl_to_noise(noisy, u_y))
+    z_1 = q_sample(clean, u_y, torch.Generator().manual_seed(1))
+    logits = F.linear(z_1, *best_classifier(clean, torch.eye(4)))
+    assert terms.class_nll.item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "make, how", [(make_ct, {"sampler": "ancestral"}), (make_ct, {"sampler": "ode"}), (make_fm, {})]
+)
+def test_a_step_begins_at_its_time_of_the_grid(make, how):
+    net = make()
+    net.block = Watches(4)
+    net.sample(images_of(torch.tensor([0, 1])), [None], steps=5, **how)
+    assert [t.item() for _, t in net.block.asked] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
 @pytest.mark.parametrize("sampler, solver, steps", WAYS)
 def test_a_perfect_denoiser_reproduces_mean_and_deviation_of_q(sampler, solver, steps):
     net = make_ct(m=3)
@@ -199,11 +246,20 @@ def test_the_anchor_trains_learned_embeddings_only():
         assert (net.theta_out.weight.grad is not None) == learn
 
 
-def test_the_answer_of_flow_is_the_nearest_embedding():
-    net = NoPropNetFM(SHAPE, torch.randn(5, 3))
+def test_the_anchor_reads_the_end_of_the_line():
+    net, y = make_fm(learn=True, flow_sigma=0.3), torch.arange(1000) % 4
+    net.block = TrueField(4)  # from any z_t its line ends at u_y
+    _, anchor = net.loss(images_of(y), y, torch.Generator().manual_seed(0))
+    expected = F.cross_entropy(net.theta_out(net.W_embed), torch.arange(4))
+    torch.testing.assert_close(anchor, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_answer_of_flow_is_the_posterior_of_embeddings_with_noise_of_flow_sigma():
+    net = NoPropNetFM(SHAPE, torch.randn(5, 3), flow_sigma=0.3)
     z = torch.randn(2, 40, 3)
-    nearest = torch.cdist(z, net.W_embed.expand(2, 5, 3)).argmin(dim=2)
-    assert torch.equal(net.log_prob(z).argmax(dim=2), nearest)
+    law = MultivariateNormal(net.W_embed, 0.3**2 * torch.eye(3))
+    expected = law.log_prob(z.unsqueeze(2)).log_softmax(dim=2)
+    torch.testing.assert_close(net.log_prob(z), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [make_ct, make_fm])

@@ -14,7 +14,7 @@ from models.noise_ranges import NoiseDensity, block_of_step, c_in, ladder, sigma
 from models.random_streams import Streams
 from models.schedules import step_coefficients
 from models.time_block import sinusoids
-from models.vit import Layer
+from models.vit import Layer, ViT
 
 SHAPE, CLASSES = (1, 8, 8), 5
 PUBLISHED = NoiseDensity(0.002, 80.0, -1.2, 1.2)
@@ -218,6 +218,11 @@ def test_a_layer_is_that_of_torch():
         part, kind = name.rpartition(".")[0] + ".", name.rpartition(".")[2]
         theirs.get_parameter(names[part] + kind).data = value
     torch.testing.assert_close(ours(h), theirs(h))
+
+
+def test_a_whole_transformer_answers_by_its_class_token():
+    net = ViT(SHAPE, layers=0, width=8, heads=2, patch=4)
+    torch.testing.assert_close(net(torch.randn(3, *SHAPE)), net.norm(net.patches.others).expand(3, -1))
 
 
 def test_a_condition_shifts_and_scales_what_a_layer_normalises():

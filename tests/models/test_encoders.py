@@ -9,8 +9,11 @@ from torch.nn import functional as F
 from models.build import build, draw_weights, load_encoder
 from models.diffusion import repeat
 from models.encoders import make_encoder
+from models.networks import NETWORKS, Shape
 from models.NoProp_FM import NoPropNetFM
+from models.NoPropBlock import NoPropBlock
 from models.random_streams import Streams
+from models.time_block import TimeBlock
 from runs.checkpoint import load_checkpoint
 
 SHAPE = (3, 16, 16)
@@ -171,6 +174,23 @@ def test_noise_levels_share_the_features_of_an_image():
     block.fuse.register_forward_hook(lambda module, args, out: seen.append(len(out)))
     model.loss(1, images(8), torch.arange(8) % 4)
     assert seen == [8, 24] and repeat(torch.arange(2), 2).tolist() == [0, 1, 0, 1]
+
+
+W, T = torch.eye(4, 5), torch.linspace(0.1, 0.9, 3)
+PIECE = Shape(SHAPE, 5, 4, layers=2, width=16, heads=2)
+BLOCKS = {
+    "dt": (lambda: NoPropBlock(SHAPE, 5, 4), W, W),
+    "ct": (lambda: TimeBlock(SHAPE, 5, 4), T, T.repeat(2)),
+    "vit": (lambda: NETWORKS["vit"].piece(PIECE, 1), T, T.repeat(2)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_each_of_several_noised_embeddings_meets_its_own_image(name):
+    torch.manual_seed(0)
+    make, once, twice = BLOCKS[name]
+    block, z, x = make().eval(), torch.randn(6, 5), torch.randn(3, *SHAPE)
+    torch.testing.assert_close(block(z, x, twice), torch.cat([block(z[:3], x, once), block(z[3:], x, once)]))
 
 
 @pytest.mark.parametrize("how", [{"steps": 1}, {"steps": 7}, {"steps": 4, "solver": "heun"}, {"solver": "dopri5"}])
