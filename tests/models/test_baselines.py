@@ -82,6 +82,14 @@ def test_the_adjoint_gradient_is_right_for_prototypes():
     assert max(adjoint_errors(80, prototype=True).values()) < 0.06
 
 
+def test_the_neural_ode_answers_along_the_field_that_was_trained():
+    net = AdjointNet(SHAPE, torch.eye(4), steps=[5]).eval()
+    x, y = torch.randn(6, *SHAPE), torch.arange(6) % 4
+    (loss,) = net.loss(x, y, torch.Generator().manual_seed(1))
+    p = net.sample(x, [torch.Generator().manual_seed(1)], steps=5)[0]
+    torch.testing.assert_close(F.nll_loss(p.log(), y), loss)
+
+
 @pytest.mark.parametrize("steps", [3, 7, 49, 100])
 def test_adjoint_takes_exactly_the_steps_asked_for(steps):
     net, calls = AdjointNet(SHAPE, torch.eye(4), steps=[steps]), []
