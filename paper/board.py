@@ -91,12 +91,11 @@ def board_row(result: dict, row: dict) -> list[str]:
     """Return the cells of a row of the board."""
     runs = row["runs"]
     paper = published(result["paper_dataset"], row)
-    mean, error = accuracy(row)
     machines = ", ".join(dict.fromkeys(_machine(run) for run in runs))
     commits = ", ".join(dict.fromkeys(run["versions"]["commit"] or "-" for run in runs))
     seconds = sum(run["seconds"] for run in runs) / len(runs)
     cells = [METHODS[row["method"]].title, network(row), row["embedding"], unlike(result, row)]
-    cells += ["-" if paper is None else f"{paper:.2f}", f"{mean:.2f} +- {error:.2f}"]
+    cells += ["-" if paper is None else f"{paper:.2f}", in_words(row)]
     cells += [_mean_of(runs, name) for name in ("vote", "mean", *OTHERS)]
     return [*cells, f"{seconds:,.0f} s", machines, str(len(runs)), commits]
 
@@ -123,8 +122,14 @@ def accuracy(row: dict) -> tuple[float, float]:
     return mean_and_error([mean_and_error(values)[0] for values in seeds] if len(seeds) > 1 else seeds[0])
 
 
+def in_words(row: dict) -> str:
+    """Return the accuracy of a row, with its standard error where there is more than one run."""
+    (mean, error), runs = accuracy(row), row["runs"]
+    return f"{mean:.2f}" + (f" +- {error:.2f}" if len(runs) > 1 or len(runs[0]["per_run"]) > 1 else "")
+
+
 def network(row: dict) -> str:
-    """Return the image encoder of a row."""
+    """Return what a row trained: the image encoder of its blocks, or vit."""
     return row["runs"][0].get("network", "paper")
 
 
@@ -206,5 +211,5 @@ def _short(row: dict | None, dataset: str) -> str:
     """Return a cell of the README's table: the accuracy, and in brackets the paper's."""
     if row is None:
         return "-"
-    (mean, error), paper = accuracy(row), published(dataset, row)
-    return f"{mean:.2f} +- {error:.2f}" + (f" ({paper:.2f})" if paper else "")
+    paper = published(dataset, row)
+    return in_words(row) + (f" ({paper:.2f})" if paper else "")

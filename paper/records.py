@@ -36,7 +36,7 @@ def record_run(run: RunFiles) -> dict:
         "command": command_of(config, ranks),
         "date": results["versions"]["date"],
         "versions": {name: versions.get(name) for name in VERSIONS},
-        "network": config.get("encoder", "paper"),
+        "network": network_of(config),
         "ranks": ranks,
         "train_images": round(first["images_per_second"] * first["seconds"]),
         "test_images": results["test_images"],
@@ -51,6 +51,11 @@ def record_run(run: RunFiles) -> dict:
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},
     }
+
+
+def network_of(config: dict) -> str:
+    """Return which network a run trained: vit, or blocks with an encoder."""
+    return "vit" if config.get("network") == "vit" else config.get("encoder", "paper")
 
 
 def command_of(config: dict, ranks: int = 1) -> str:
