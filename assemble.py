@@ -9,14 +9,14 @@ import torch
 
 from data import Batches, Split, TrainingData, as_known, load_images, training_data
 from errors import UserError, reading
-from evaluate import Evaluation, Evaluator, accuracies_after_epoch, images_at_a_time
+from evaluate import Evaluation, Evaluator, accuracies_after_epoch
 from hardware.device import compile_networks, pick_device, set_numerics
 from hardware.threads import set_threads
 from models.blocks import select_blocks
 from models.build import build, draw_weights, restore, starting_embedding
 from models.checkpoint import require_whole
 from models.classifier import Classifier
-from models.image_info import ImageInfo
+from models.image_info import ImageInfo, images_at_a_time
 from models.methods import METHODS
 from models.random_streams import Streams
 from optimizers.offload import move_without_blocks

@@ -274,10 +274,11 @@ class Batches:
 
     def indices(self, order: torch.Generator) -> list[Tensor]:
         """Draw the images of each batch of an epoch; a last single one joins the batch before it."""
-        batches = list(torch.randperm(len(self.split), generator=order).split(self.batch_size))
+        images = torch.randperm(len(self.split), generator=order).to(self.streams.device)  # one copy for all batches
+        batches = list(images.split(self.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
-        return [indices.to(self.streams.device, non_blocking=True) for indices in batches]
+        return batches
 
     def batch(self, indices: Tensor, epoch: int, number: int) -> Batch:
         """Return batch `number` of an epoch, the same for all blocks."""

@@ -18,17 +18,12 @@ from tqdm import tqdm
 from data import Split, TrainingData
 from models.calibration import Calibration, CalibrationSum
 from models.classifier import Classifier
+from models.image_info import images_at_a_time
 from models.random_streams import Streams
 
-EVAL_BATCH = 500  # images of 32x32 pixels at a time
 EXAMPLES = 24  # images kept for the pictures
 VALIDATION_STEPS = 50  # at most, of the methods that take many, while they train and for the examples
 TOP = 5  # of the top-5 accuracy
-
-
-def images_at_a_time(height: int, width: int) -> int:
-    """Return how many images are evaluated together: of larger ones fewer, so that features take no more memory."""
-    return max(1, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (height * width)))
 
 
 class Answers(NamedTuple):

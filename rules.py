@@ -264,6 +264,7 @@ def _model_rules(s: Settings) -> Rules:
         ("encoder_weights", no_download, "pretrained belongs to --encoder timm:NAME"),
         ("encoder_weights", s.init_from, "makes no sense with --init-from, which has weights of the encoder too"),
         ("anchor", s.loss != "squared", "belongs to --loss squared"),
+        ("anchor", not s.anchor and s.learns_embedding, "off makes learned embeddings all the same: leave it out"),
         ("embedding_init", s.embedding_from, "makes no sense with --embedding-from"),
         ("embedding_dim", s.embedding_type != "learned", "belongs to --embedding-type learned"),
         ("embedding_init", s.embedding_type == "one-hot", "makes no sense with one-hot embeddings"),

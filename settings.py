@@ -108,9 +108,9 @@ class Settings:
         "the same name and shape is taken, the rest starts anew", place, metavar="RUN")
     freeze_encoder: bool = setting("method", False, "train no encoder: one for all blocks, whose features are computed "
         "once and kept in memory")
-    loss: str | None = setting("method", None, "squared, the paper's; or cross-entropy: of u_hat's class weights with "
-        "weight 1 under a fixed schedule (ct), or of the predicted end point (fm)", choices=LOSSES,
-        shown=lambda: _by_owner("loss"))
+    loss: str | None = setting("method", None, "squared error, or cross-entropy: of u_hat's class weights, with "
+        "weight 1 under a fixed schedule (ct) or the published one (diffusionblocks), or of the end point (fm)",
+        choices=LOSSES, shown=lambda: _by_owner("loss"))
     anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed", ON_OFF,
         nargs="?", const=True, metavar="on|off")
     noise_levels: int = setting("method", 1, "noised embeddings for each image in a step, which share its features",
@@ -308,7 +308,7 @@ class Settings:
     @property
     def inference_of_model(self) -> dict:
         """Return what `predict` of a loaded network does."""
-        return {"runs": self.eval_runs, "how": self.ways[-1]}
+        return {"runs": self.eval_runs, "how": self.ways[-1], "seed": self.seed, "mirror": self.mirror_test}
 
     @property
     def learns_embedding(self) -> bool:

@@ -70,7 +70,7 @@ class NoPropNetDT(BlockwiseNet):
         alpha_bar = make_alpha_bar(schedule, num_blocks, alpha_bar_clip or default_clip(W_embed))
         self._read_levels(alpha_bar)
         self.register_buffer("alpha_bar", alpha_bar.to(W_embed.device))
-        self.register_load_state_dict_post_hook(lambda net, _: net._read_levels(net.alpha_bar))
+        self.register_load_state_dict_post_hook(_read_loaded_levels)
 
     def _read_levels(self, alpha_bar: Tensor) -> None:
         """Keep as numbers what every step needs of alpha_bar, so that none waits for the device."""
@@ -160,3 +160,7 @@ class NoPropNetDT(BlockwiseNet):
             u_hat = (weights @ self.W_embed).view(runs, batch, d)
             z = self.step(t, z, u_hat, self.noise(generators, batch))
             yield z, weights.view(runs, batch, m)
+
+
+def _read_loaded_levels(net: NoPropNetDT, keys: object) -> None:
+    net._read_levels(net.alpha_bar)

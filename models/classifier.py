@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from models.class_probability import class_log_prob
-from models.image_info import ImageInfo
+from models.image_info import ImageInfo, images_at_a_time
 from models.precision import full_precision
 from models.random_streams import Streams
 from models.shares import Source, draw_rows
-
-BATCH = 500  # images that predict takes at a time
 
 
 class SameNoise(list):
@@ -164,21 +162,27 @@ class Classifier(nn.Module):
         return self.answer(*last)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, runs: int | None = None, seed: int = 0, **how) -> tuple[Tensor, Tensor]:
+    def predict(
+        self, images: Tensor, runs: int | None = None, seed: int | None = None, mirror: bool | None = None, **how
+    ) -> tuple[Tensor, Tensor]:
         """Return class indices (N,) and probabilities (N, m), the mean over the inference runs.
 
         images (N, C, H, W): uint8, or floats in [0, 1]; they are normalised as in training. The same seed draws the
-        same noise for every image, so an answer does not depend on the other images. how: arguments of `infer` in
-        place of the checkpoint's. Leaves the network in eval mode. Raises ValueError for other images.
+        same noise for every image, so an answer does not depend on the other images. mirror: averages the answers to
+        an image and to its mirror image. how: arguments of `infer`. What is not given is the checkpoint's. Leaves the
+        network in eval mode. Raises ValueError for other images.
         """
         self.eval()
-        how = {**self.inference["how"], **how}
-        generators = runs or self.inference["runs"]
-        means = []
-        for batch in self._levels(images).split(BATCH):
-            streams = Streams(seed, batch.device)
-            noise = SameNoise(streams.fresh("predict", r) for r in range(generators))
-            means.append(self.sample(self.see(batch), noise, **how).mean(dim=0))
+        asked = {"seed": 0, "mirror": False, **self.inference}
+        given = {"runs": runs, "seed": seed, "mirror": mirror}
+        asked |= {name: value for name, value in given.items() if value is not None}
+        levels, means = self._levels(images), []
+        for batch in levels.split(images_at_a_time(*levels.shape[1:3])):
+            streams = Streams(asked["seed"], batch.device)
+            noise = SameNoise(streams.fresh("predict", r) for r in range(asked["runs"]))
+            views = (batch, batch.flip(2)) if asked["mirror"] else (batch,)
+            answers = [self.sample(self.see(view), noise, **{**asked["how"], **how}) for view in views]
+            means.append(torch.stack(answers).mean(dim=(0, 1)))
         probabilities = torch.cat(means)
         return probabilities.argmax(dim=1), probabilities
 

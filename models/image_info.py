@@ -5,6 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+EVAL_BATCH = 500  # images of 32x32 pixels at a time
+
+
+def images_at_a_time(height: int, width: int) -> int:
+    """Return how many images are answered together: of larger ones fewer, so that features take no more memory."""
+    return max(1, min(EVAL_BATCH, EVAL_BATCH * 32 * 32 // (height * width)))
+
 
 @dataclass
 class ImageInfo:

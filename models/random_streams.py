@@ -25,14 +25,14 @@ class Streams:
         self.device = torch.device(device)
         self._generators: dict[str, torch.Generator] = {}
 
-    def get(self, purpose: str, index: int = 0, device: str | None = None) -> torch.Generator:
+    def get(self, purpose: str, index: int = 0, device: torch.device | str | None = None) -> torch.Generator:
         """The stream's generator, which goes on where it was last left."""
         key = f"{purpose}/{index}"
         if key not in self._generators:
             self._generators[key] = self.fresh(purpose, index, device)
         return self._generators[key]
 
-    def fresh(self, purpose: str, index: int = 0, device: str | None = None) -> torch.Generator:
+    def fresh(self, purpose: str, index: int = 0, device: torch.device | str | None = None) -> torch.Generator:
         """A generator at the start of the stream, kept nowhere."""
         generator = torch.Generator(self.device if device is None else device)
         return generator.manual_seed(stream_seed(self.seed, purpose, index))
@@ -56,8 +56,13 @@ class Streams:
         if state["device"] not in ("cpu", "cuda"):
             raise ValueError(f"its random states are of device {state['device']}")
         self.seed = state["seed"]
-        moved = state["device"] != self.device.type
-        for key, (_, value) in state["states"].items():
+        for key, (kind, value) in state["states"].items():  # after a merge they may be of several kinds
             purpose, index = key.rsplit("/", 1)
-            if purpose in ON_CPU or not moved:
-                self.get(purpose, int(index), "cpu" if purpose in ON_CPU else None).set_state(value)
+            device = "cpu" if purpose in ON_CPU else self.device
+            if kind == torch.device(device).type:
+                self.get(purpose, int(index), device).set_state(value)
+
+
+def kinds_of_devices(state: dict) -> set[str]:
+    """Return the kinds of device, cpu or cuda, of the streams in a saved state that follow the device."""
+    return {kind for key, (kind, _) in state["states"].items() if key.rsplit("/", 1)[0] not in ON_CPU}

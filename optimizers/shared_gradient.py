@@ -29,5 +29,5 @@ class SharedGradient:
     def give(self) -> None:
         """Leave the sum at the parameters, for their optimizer, and start from zero."""
         for parameter, part in zip(self.parameters, self.total.split(self.sizes), strict=True):
-            parameter.grad = part.to(parameter.dtype).view_as(parameter)
+            parameter.grad = part.to(parameter.dtype, copy=True).view_as(parameter)
         self.total.zero_()

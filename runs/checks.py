@@ -20,6 +20,7 @@ from runs.reader import check_history, is_accuracy, is_number, is_whole_number
 from settings import Settings
 
 KNOWN = {"program", "format", "version", "config", "info", "network", "inference", "epoch", "val_accuracy", "model"}
+INFERENCE = {"runs", "how", "seed", "mirror"}  # older checkpoints lack the last two
 KNOWN |= {"train_seconds", "W_embed_start", "partial", "best", "history", "optimizers", "streams", "threads", "images"}
 
 
@@ -98,7 +99,7 @@ def check_content(content: dict) -> None:
     found = tuple(content["model"]["W_embed"].shape)
     require(found == shape, f"its W_embed is {found}, its settings ask for {shape}")
     check_tensor("W_embed_start", content["W_embed_start"], content["model"]["W_embed"])
-    require(content["inference"].keys() == {"runs", "how"}, "its way of inference is odd")
+    require({"runs", "how"} <= content["inference"].keys() <= INFERENCE, "its way of inference is odd")
     require(content.get("images") is None or type(content["images"]) is str, "its fingerprint of the images is odd")
     if "optimizers" in content:
         _check_progress(content, _numbers_of_optimizers(settings))

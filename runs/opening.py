@@ -7,6 +7,7 @@ import torch
 
 from data import Split, TrainingData
 from errors import printable
+from models.random_streams import kinds_of_devices
 from runs.callbacks import describe_early_stop
 from runs.checkpoint import LAST, PREVIOUS, save_best
 from runs.files import write_json
@@ -65,10 +66,10 @@ def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:
     elif trainer.finished:
         print(f"all {s.epochs} epochs are trained: it is tested again; to train on raise --epochs")
     threads, device = torch.get_num_threads(), trainer.streams.device.type
-    if (before := checkpoint["streams"]["device"]) != device:
+    if other := kinds_of_devices(checkpoint["streams"]) - {device}:
         print(
-            f"trained on {before} so far, whose random states {device} cannot take over: noise and dropout begin new "
-            "streams, so the run is no longer equal to the bit to one on one device"
+            f"trained on {other.pop()} so far, whose random states {device} cannot take over: noise and dropout begin "
+            "new streams, so the run is no longer equal to the bit to one on one device"
         )
     if (before := checkpoint.get("threads", threads)) != threads:
         print(f"trained with {before} threads so far: from here on equal up to rounding, not to the bit")

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from assemble import model_to_use
 from errors import UserError, printable
-from evaluate import ask, best_answers, images_at_a_time
+from evaluate import ask, best_answers
 from loaders.image_files import endings_in_words, images_in
 from loaders.image_folder import decode_images, match_channels
 from models.classifier import Classifier, SameNoise
+from models.image_info import images_at_a_time
 from models.random_streams import Streams
 from runs.files import write_atomic
 from settings import Settings

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from errors import UserError, printable
-from evaluate import images_at_a_time
 from hardware.memory import bytes_of, memory_limit, memory_now
 from models.build import build
 from models.classifier import Classifier
-from models.image_info import ImageInfo
+from models.image_info import ImageInfo, images_at_a_time
 from models.methods import METHODS
 from runs.report import count_parameters, parameters_of
 from settings import Settings

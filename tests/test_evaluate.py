@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import images_of, make_model
+from conftest import Oracle, images_of, make_model
 
-from data import Split
-from evaluate import Answers, Evaluator, ask, best_answers, images_at_a_time, joined, mean_and_error, vote_shares
+from data import Split, TrainingData
+from evaluate import Answers, Evaluator, accuracies_after_epoch, ask, best_answers, joined, mean_and_error, vote_shares
 from models.build import build
 from models.calibration import BINS, CalibrationSum
-from models.image_info import ImageInfo
+from models.image_info import ImageInfo, images_at_a_time
 from models.NoProp_FM import NoPropNetFM
 from models.random_streams import Streams
 
@@ -175,6 +175,30 @@ def test_predictions_do_not_depend_on_the_labels():
     images = (images_of(y) + torch.randn(40, 1, 8, 8)).mul(20).byte().permute(0, 2, 3, 1)
     model.info = ImageInfo(list("abcd"), (1, 8, 8), [0.0], [1.0])
     evaluator = Evaluator(model, Streams(0), ways=[{}], runs=3)
-    results = [evaluator.evaluate(Split(images, labels)) for labels in (y, y.flip(0), y[torch.randperm(40)])]
+    results = [evaluator.evaluate(Split(images, labels)) for labels in (y, y.flip(0), torch.zeros_like(y))]
     predicted = [result.confusion.sum(0) for result in results]  # how often each class is predicted
     assert torch.equal(predicted[0], predicted[1]) and torch.equal(predicted[0], predicted[2])
+
+
+def split_of(y):
+    """Return images that tell an Oracle their class, and the statistics that leave them as they are."""
+    return Split(images_of(y).byte().permute(0, 2, 3, 1), y), ImageInfo(list("abcd"), (1, 8, 8), [0.0], [1.0])
+
+
+def test_the_class_of_a_blocks_own_u_hat_is_counted_apart_from_that_of_z():
+    model = make_model(num_blocks=2)
+    model.blocks["0"], model.blocks["1"] = Oracle(4), Oracle(4, shift=1)  # the first knows the class, the second errs
+    split, model.info = split_of(torch.arange(40) % 4)
+    result = Evaluator(model, Streams(0), ways=[{}], runs=3).evaluate(split)
+    assert result.per_step_u_hat == [100, 0] and result.accuracy()[0] < 5
+
+
+def test_the_accuracies_after_an_epoch_are_of_training_and_validation_images_each():
+    model = make_model(num_blocks=1)
+    model.blocks["0"] = Oracle(4)
+    train, model.info = split_of(torch.arange(40) % 4)
+    validation = Split(train.images, (train.labels + 1) % 4)  # whose labels are all wrong
+    evaluator = Evaluator(model, Streams(0), ways=[{}], runs=1)
+    data = TrainingData(model.info, train, validation, fingerprint="")
+    row, result = accuracies_after_epoch(evaluator, data, watched=train)
+    assert row["train_accuracy"] == row["test_accuracy"] > 95 and row["val_accuracy"] == result.accuracy()[0] < 5

@@ -100,6 +100,7 @@ TOGETHER = {
     "--encoder-width 16": "--encoder-width belongs to --encoder airbench",
     "--encoder-weights pretrained": "--encoder-weights pretrained belongs to --encoder timm:NAME",
     "--method fm --loss cross-entropy --anchor": "--anchor belongs to --loss squared",
+    "--method fm --anchor off": "--anchor off makes learned embeddings all the same",
     "--method classifier --embedding-type learned": "--embedding-type of --method classifier is one-hot",
     "--method diffusionblocks --network vit --freeze-encoder": "--freeze-encoder makes no sense with --network vit",
     "--method diffusionblocks --network vit --encoder-weights x.pt": "--encoder-weights makes no sense with --network",

@@ -24,16 +24,19 @@ def train(run_main, root, *flags):
         (3, 11, (8, 8), ["--batch-size", 8, "--val-fraction", 0]),  # 33 images: the last batch would be a single one
         (2, 3, (13, 6), ["--num-blocks", 2]),  # not square
         (2, 4, (4, 4), ["--num-blocks", 1]),  # the smallest images, and T = 1
-        (5, 3, (8, 8), ["--method", "backprop", "--num-blocks", 1]),
-        (5, 3, (8, 8), ["--method", "ct", "--steps", 3]),
-        (5, 3, (8, 8), ["--method", "fm", "--steps", 3]),
-        (5, 3, (8, 8), ["--method", "adjoint", "--steps", 2]),
     ],
 )
 def test_the_smallest_sets_train_and_draw(run_main, tmp_path, classes, per_class, size, flags):
     code, out, err = train(run_main, write_set(tmp_path, classes, per_class, size), *flags)
     assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
     assert (tmp_path / "run" / "plots" / "confusion_matrix.png").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("method, flags", [("backprop", ["--num-blocks", 1]), ("adjoint", ["--steps", 2])])
+def test_methods_whose_blocks_are_one_train_on_five_classes_of_three(run_main, tmp_path, method, flags):
+    code, out, err = train(run_main, write_set(tmp_path, 5, 3), "--method", method, *flags)
+    assert (code, err) == (0, []) and LAST_LINE.fullmatch(out[-1])
 
 
 def test_a_thousand_classes(run_main, tmp_path):

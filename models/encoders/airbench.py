@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 WIDTH = 256
 LEAST_SIDE = 16
+VALUES_AT_A_TIME = 2**22  # of images in `prepare`, whose patches are held in double precision
 LEAST_VARIANCE = 5e-4  # added to that of every direction of the patches
 
 
@@ -64,8 +65,11 @@ class Airbench(nn.Module):
     def prepare(self, x: Tensor) -> None:
         """Set the whitening from training images: the directions of their 2x2 patches, each of variance 1, and -1."""
         self.shift.data.zero_()
-        patches = F.unfold(x.double(), 2).transpose(1, 2).flatten(0, 1)  # (n, 4 C)
-        variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+        products, count = 0, 0
+        for some in x.split(max(1, VALUES_AT_A_TIME // x[0].numel())):
+            patches = F.unfold(some.double(), 2).transpose(1, 2).flatten(0, 1)  # (n, 4 C)
+            products, count = products + patches.T @ patches, count + len(patches)
+        variances, directions = torch.linalg.eigh(products / count)
         filters = (directions / (variances + LEAST_VARIANCE).sqrt()).T.flip(0).reshape(-1, *self.whitening.shape[1:])
         self.whitening.copy_(torch.cat([filters, -filters]))
 

@@ -15,7 +15,7 @@ from errors import UserError
 from main import main
 from models import AdjointNet, BackpropNet, ImageInfo, NoPropNetCT, NoPropNetDT, NoPropNetFM, load
 from models.diffusion import best_classifier
-from runs.checkpoint import load_checkpoint
+from runs.checkpoint import load_checkpoint, save_checkpoint
 from runs.convert import main as convert
 
 
@@ -41,6 +41,20 @@ def test_predict_answers_as_the_command_line_does(digits_run, pictures, run_main
     assert [name for _, name, _ in lines] == [net.info.classes[y] for y in classes]
     printed = [float(sure.removesuffix(" %")) for *_, sure in lines]
     assert printed == pytest.approx((100 * p.max(dim=1).values).tolist(), abs=0.0051)  # two digits are printed
+
+
+def test_predict_takes_seed_and_mirror_from_the_checkpoint(digits_run, pictures, run_main, tmp_path):
+    files, images = pictures
+    content = load_checkpoint(digits_run / "best_model.pt")
+    content["config"] |= {"seed": 3, "mirror_test": True}
+    content["inference"] |= {"seed": 3, "mirror": True}
+    save_checkpoint(tmp_path / "model.pt", content)
+    net = load(tmp_path / "model.pt")
+    ways = {}, {"seed": 0, "mirror": False}
+    asked, plain = (100 * net.predict(images, **way)[1].max(dim=1).values for way in ways)
+    lines = run_main("--predict", *files, "--checkpoint", tmp_path / "model.pt")[1]
+    printed = [float(line.split("\t")[-1].removesuffix(" %")) for line in lines]
+    assert printed == pytest.approx(asked.tolist(), abs=0.0051) != pytest.approx(plain.tolist(), abs=0.0051)
 
 
 def untrained(network, **how):

@@ -77,12 +77,16 @@ def test_parts_that_differ_in_inference_device_or_threads_only_are_merged_and_th
     content = load_checkpoint(parts[1])
     content["config"] |= {"eval_runs": 9, "readout": "mean", "inference": "deterministic"}
     content["streams"]["device"], content["threads"] = "cuda", 8
+    states, of_cuda = content["streams"]["states"], ("cuda", torch.zeros(16, dtype=torch.uint8))
+    states |= {key: of_cuda for key in states if not key.startswith("order/")}
     save_checkpoint(tmp_path / "part.pt", content)
     files = parts[0], tmp_path / "part.pt", *parts[2:]
     code, out, err = run_main("--merge", *files, "--checkpoint-dir", tmp_path / "run")
     assert (code, err) == (0, []) and any("trained on cpu and cuda" in line for line in out)
     assert any("different numbers of threads" in line and "not to the bit" in line for line in out)
     assert_equal(weights(tmp_path / "run"), weights(merged))
+    code, out, err = run_main("--checkpoint", tmp_path / "run" / "last.pt", "--epochs", 3)  # on the CPU
+    assert (code, err) == (0, []) and any("trained on cuda so far" in line for line in out)
 
 
 def bad_merges(parts, tmp_path):
