@@ -52,7 +52,7 @@ from runs.checkpoint import BEST, LAST, PREVIOUS, drop_previous, load_checkpoint
 from runs.files import write_atomic
 from runs.folder import FLAGS, open_run_folder
 from runs.launch import finish, same_flags, tokens
-from runs.opening import announce, make_room, resumable, write_config
+from runs.opening import begin, make_room, resumable, write_config
 from runs.place import find_temporary_folder, prepare_output, several_processes
 from runs.predict import predict_files
 from runs.process import OneProcess
@@ -166,7 +166,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
     results = RunResults(run, s, make_evaluator(s, model, streams, processes), trainer.W_embed_start, processes)
     add_callbacks(trainer, s, results, data, stops, board)
     if processes.first:
-        announce(trainer, s, results, data, test, checkpoint, size)
+        begin(trainer, s, run, data, test, checkpoint, size, processes.size)
     with resumable(trainer, run, processes):
         with stops.held():
             trainer.fit(s.epochs, s.early_stopping_patience)

@@ -117,9 +117,10 @@ def take_embedding_settings(s: Settings, given: set[str], config: dict) -> Setti
 
     Raises UserError for a given flag that is not as there.
     """
-    if config["method"] not in methods_with("class_probability"):
+    if config["method"] not in methods_with("eta"):
         raise UserError(
-            f"--embedding-from {s.embedding_from} is of --method {config['method']}, whose theta_out reads no z_T"
+            f"--embedding-from {s.embedding_from} is of --method {config['method']}, whose theta_out is not that "
+            "of dt: name a checkpoint of dt or ct"
         )
     values = {name: config[name] for name in EMBEDDING_SETTINGS}
     for name, value in values.items():

@@ -14,36 +14,25 @@ from runs.files import write_json
 from runs.folder import set_aside
 from runs.process import OneProcess
 from runs.report import describe_idle, describe_progress, describe_run, go_on
-from runs.results import RunResults
 from runs.signals import Stopped
 from runs.size import FEW_IMAGES, Size, describe_choice, describe_classes, describe_size
 from runs.versions import versions
 from settings import Settings
 
 
-def announce(
+def begin(
     trainer,
     s: Settings,
-    results: RunResults,
+    run: Path,
     data: TrainingData,
     test: Split | None,
     checkpoint: dict | None,
     size: Size,
+    ranks: int,
 ) -> None:
-    """Tell what is going to be trained, and write config.json; what the run would overwrite is set aside."""
-    run, device, processes = results.run, trainer.streams.device, results.processes
-    path = Path(s.checkpoint).resolve() if checkpoint else None
-    if path is None or path.parent != run.resolve() or path.name not in (LAST, PREVIOUS):
-        make_room(run, path)
-    if checkpoint:
-        save_best(run, checkpoint)
-    going_on = checkpoint is None or trainer.epoch < s.epochs
-    if going_on:
-        (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
-    sizes = {"training": len(data.train), "validation": len(data.validation)}
-    if test and s.eval_split == "test":
-        sizes["test"] = len(test)
-    print(describe_run(s, trainer.model, sizes, processes.size))
+    """Make the folder ready, and print what is going to be trained."""
+    prepare_folder(trainer, s, run, checkpoint, ranks)
+    print(describe_run(s, trainer.model, sizes_of(data, test, s), ranks))
     print(describe_size(size))
     print(describe_classes(data.train.labels, data.info.classes))
     if idle := trainer.model.idle(**s.ways[-1]):
@@ -52,8 +41,26 @@ def announce(
         print(describe_choice(len(data.validation)))
     if checkpoint:
         tell_differences(trainer, checkpoint, s)
+
+
+def prepare_folder(trainer, s: Settings, run: Path, checkpoint: dict | None, ranks: int) -> None:
+    """Set aside what the run would overwrite, and write its config.json, and best_model.pt where it goes on."""
+    path = Path(s.checkpoint).resolve() if checkpoint else None
+    if path is None or path.parent != run.resolve() or path.name not in (LAST, PREVIOUS):
+        make_room(run, path)
+    if checkpoint:
+        save_best(run, checkpoint)
+    going_on = checkpoint is None or trainer.epoch < s.epochs
+    if going_on:
+        (run / "results.json").unlink(missing_ok=True)  # of fewer epochs
     if going_on or not (run / "config.json").exists():  # else it is of what trained the run
-        write_config(run, s.as_dict(), device, processes.size)
+        write_config(run, s.as_dict(), trainer.streams.device, ranks)
+
+
+def sizes_of(data: TrainingData, test: Split | None, s: Settings) -> dict[str, int]:
+    """Return the numbers of images of the splits that are read."""
+    sizes = {"training": len(data.train), "validation": len(data.validation)}
+    return {**sizes, "test": len(test)} if test and s.eval_split == "test" else sizes
 
 
 def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:

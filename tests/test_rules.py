@@ -289,3 +289,5 @@ def test_embeddings_of_a_checkpoint_bring_their_settings():
     assert (taken.class_probability, taken.posterior_sigma, taken.embedding_dim) == ("posterior", 2.0, 7)
     with pytest.raises(UserError, match="--embedding-dim contradicts --embedding-from, which has 7"):
         take_embedding_settings(replace(s, embedding_dim=8), given | {"embedding_dim"}, config)
+    with pytest.raises(UserError, match="of --method backprop, whose theta_out is not that of dt"):
+        take_embedding_settings(s, given, {**config, "method": "backprop"})
