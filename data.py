@@ -154,7 +154,8 @@ def training_data(
         raise UserError(f"{len(kept)} training images are too few: batch norm needs two")
     if train_size is not None and train_size > len(kept):
         raise UserError(f"--train-size {train_size} is more than the {len(kept)} training images: lower it")
-    train = whole.subset(torch.tensor(kept[:train_size]))
+    # the last of them are a fair draw of the classes: of the first, validation has taken its share of every class
+    train = whole.subset(torch.tensor(kept[-train_size:] if train_size else kept))
     if info is None:
         info = ImageInfo(raw.classes, raw.image_shape, *channel_statistics(train.images))
     fingerprint = blake2b(b"".join(sorted(keys)), digest_size=16).hexdigest()

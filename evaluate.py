@@ -296,14 +296,15 @@ def accuracies_after_epoch(
 ) -> tuple[dict, Evaluation | None]:
     """Return the accuracies of an epoch's row, and the evaluation of the validation split (None where it is empty).
 
-    The accuracy on training images is that of as many as there are validation images (a tenth of all without them),
+    The accuracy on training images is that of the last, as many as validation images (a tenth of all without them),
     without augmentation and dropout. watched: test images, looked at for curves only. from_first: the number that
     chooses the best epoch is that of the first of several processes.
     """
     train, validation = data.train, data.validation
     look = partial(evaluator.evaluate, purpose="validation", way=evaluator.quick())
     probe = len(validation) or max(1, len(train) // 10)
-    row = dict(zip(("train_accuracy", "train_accuracy_sem"), look(train.subset(slice(probe))).accuracy(), strict=True))
+    seen = look(train.subset(slice(-probe, None))).accuracy()
+    row = dict(zip(("train_accuracy", "train_accuracy_sem"), seen, strict=True))
     result = look(validation) if len(validation) else None
     row["val_accuracy"] = from_first(lambda: result.accuracy()[0] if result else None)
     if watched:

@@ -131,9 +131,16 @@ def test_augment_mirrors_only_where_it_is_asked_for():
     assert not torch.equal(both, augment(images, torch.Generator().manual_seed(0), ["crop"]))
 
 
-def test_train_size_takes_the_first_of_the_drawn_order_and_leaves_the_validation_part():
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_train_size_draws_classes_fairly_beside_a_validation_split(seed):
+    some = training_data(random_raw(3000, m=10), 0.1, Streams(seed), train_size=300)
+    counts = torch.bincount(some.train.labels)
+    assert (counts - 30).square().sum() / 30 < 27.9  # chi-squared of 9 degrees of freedom: p = 0.001
+
+
+def test_train_size_takes_the_last_of_the_drawn_order_and_leaves_the_validation_part():
     whole, some = (training_data(random_raw(50), 0.2, Streams(3), train_size=n) for n in (None, 7))
-    assert torch.equal(some.train.images, whole.train.images[:7])
+    assert torch.equal(some.train.images, whole.train.images[-7:])
     assert torch.equal(some.validation.images, whole.validation.images)
     assert len(training_data(random_raw(50), 0.2, Streams(3), train_size=40).train) == 40
     with pytest.raises(UserError, match="--train-size 41 is more than the 40"):
