@@ -243,7 +243,7 @@ def _part_rules(s: Settings) -> Rules:
     return [
         ("blocks", part and max(s.blocks) > s.num_blocks, f"goes beyond --num-blocks {s.num_blocks}"),
         ("blocks", part and s.learns_embedding, fixed),
-        ("lr_schedule", part and s.lr_schedule == "plateau", chain),
+        ("lr_schedule", part and s.lr_schedule == "plateau", f"plateau {chain}"),
         ("lr_scheduler_patience", part and s.lr_scheduler_patience, chain),
         ("early_stopping_patience", part and s.early_stopping_patience, chain),
         ("steps_report", part and s.steps_report, chain),
@@ -272,7 +272,7 @@ def _model_rules(s: Settings) -> Rules:
         ("embedding_init", no_prototype, "prototype belongs to --embedding-type prototype"),
         ("posterior_sigma", s.class_probability != "posterior", "belongs to --class-probability posterior"),
         ("alpha_bar_clip", not low < high < 1, "needs 0 < LOW < HIGH < 1"),
-        ("noise_range", len(sigmas) != 2 or not sigmas[0] < sigmas[1], "needs LOW,HIGH"),
+        ("noise_range", len(sigmas) != 2 or not sigmas[0] < sigmas[1], "needs LOW,HIGH such as 0.002,80, LOW < HIGH"),
         *((name, s.network == "vit", no_encoder) for name in ("encoder", "freeze_encoder")),
         ("encoder_weights", s.network == "vit" and METHODS[s.method].blocks_alone, no_encoder),
         ("recipe", s.network == "vit" and s.recipe == "strong", f"strong {no_encoder}"),

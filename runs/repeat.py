@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from command_line import Parser
+from command_line import Parser, as_flag, show
+from data import datasets_with
 from errors import UserError, printable, reading, require
 from models.methods import methods_with
 from rules import EMBEDDING_SETTINGS, accepted, parse, settle, with_recipe
@@ -23,6 +24,8 @@ def read_command(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
     before = _flags_in(path)
     if s.seeds:
         before.pop("seed", None)
+    for name in _strangers(s, given, before):
+        print(printable(f"{as_flag(name)} {show(before.pop(name))} of {path} is left out: it does not go with yours"))
     s, given = parse(argv, before)
     try:
         settle(s, given)
@@ -33,8 +36,16 @@ def read_command(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
     return s, given
 
 
+def _strangers(s: Settings, given: set[str], before: dict[str, object]) -> list[str]:
+    """Return the flags of a run that another --method or --dataset on the command line does not know."""
+    method, dataset = (getattr(s, n) if n in given else before.get(n, getattr(s, n)) for n in ("method", "dataset"))
+    return [name for name in before if method not in methods_with(name) or dataset not in datasets_with(name)]
+
+
 def _flags_in(path: Path) -> dict[str, object]:
     """Return the flags of a config.json; tells which of its settings this program does not know."""
+    if path.is_file() and path.suffix != ".json":
+        raise UserError(f"--config {path} is no config.json: name the folder of a run, or its config.json")
     content = read_json(path, "take another one")
     if content is None:
         raise UserError(f"--config {path}: there is no such file; name the folder of a run, or its config.json")

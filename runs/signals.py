@@ -19,7 +19,7 @@ class Stopped(BaseException):
     """A signal arrived; `code` is the exit code, `note` what the user is told."""
 
     def __init__(self, code: int):
-        self.code, self.note = code, "nothing was changed"
+        self.code, self.note = code, "nothing was lost"
 
 
 class StopSignals:

@@ -109,7 +109,7 @@ TOGETHER = {
     "--dataset digits --data-dir x": "--data-dir belongs",
     "--blocks 11": "--blocks goes beyond --num-blocks 10",
     "--blocks 1": "--blocks needs fixed embeddings",
-    "--blocks 1 --embedding-type one-hot --lr-schedule plateau": "--lr-schedule looks at the accuracy",
+    "--blocks 1 --embedding-type one-hot --lr-schedule plateau": "--lr-schedule plateau looks at the accuracy",
     "--blocks 1 --embedding-type one-hot --lr-scheduler-patience 2": "--lr-scheduler-patience looks at",
     "--blocks 1 --embedding-type one-hot --early-stopping-patience 2": "--early-stopping-patience looks at",
     "--blocks 1 --embedding-type one-hot --steps-report": "--steps-report looks at",

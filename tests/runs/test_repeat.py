@@ -73,9 +73,18 @@ def test_a_config_may_be_changed_by_hand(tmp_path):
         read_command(["--config", str(path)])
 
 
-def test_given_flags_that_do_not_go_with_the_repeated_settings_are_refused_in_a_line(digits_run, run_main, tmp_path):
-    code, _, err = run_main("--config", digits_run, "--method", "fm", "--checkpoint-dir", tmp_path / "run")
-    assert (code, len(err)) == (2, 1) and "--num-blocks belongs to" in err[0] and str(digits_run) in err[0]
+def test_what_another_method_does_not_know_of_the_repeated_settings_is_left_out(digits_run, capsys):
+    s, given = read_command(["--config", str(digits_run), "--method", "fm"])
+    assert (s.method, s.embedding_type) == ("fm", "one-hot") and "num_blocks" not in given
+    assert capsys.readouterr().out.startswith("--num-blocks 3 of ")
+
+
+def test_given_flags_that_do_not_go_with_the_repeated_settings_are_refused_in_a_line(run_main, tmp_path):
+    config = settings("--class-probability", "posterior", "--posterior-sigma", "2").as_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    flags = ["--class-probability", "softmax", "--checkpoint-dir", tmp_path / "run"]
+    code, _, err = run_main("--config", tmp_path, *flags)
+    assert (code, len(err)) == (2, 1) and "--posterior-sigma belongs to" in err[0] and str(tmp_path) in err[0]
 
 
 def test_seeds_are_trained_each_in_its_folder_and_go_on_where_they_were(run_main, tmp_path, monkeypatch):
