@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         return fail(processes, out_of_memory(error))
-    return 0
+    return processes.leave(0)
 
 
 def fail(processes: OneProcess, line: str) -> int:

@@ -148,7 +148,7 @@ class Ranks(OneProcess):
         return self._heartbeat.first_alive() and self._heartbeat.first_to_tell()
 
     def leave(self, code: int) -> int:
-        """End this process here, without waiting for connections: its peers may be dead."""
+        """End this process here, without taking down connections and torch's threads: its peers may be gone."""
         if self._heartbeat is None:
             return code
         sys.stdout.flush()

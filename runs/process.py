@@ -87,5 +87,5 @@ class OneProcess:
         print(f"main.py: error: {error}", file=sys.stderr)
 
     def leave(self, code: int) -> int:
-        """Return the exit code of a failure."""
+        """Return the exit code."""
         return code
