@@ -296,9 +296,10 @@ def accuracies_after_epoch(
 ) -> tuple[dict, Evaluation | None]:
     """Return the accuracies of an epoch's row, and the evaluation of the validation split (None where it is empty).
 
-    The accuracy on training images is that of the last, as many as validation images (a tenth of all without them),
-    without augmentation and dropout. watched: test images, looked at for curves only. from_first: the number that
-    chooses the best epoch is that of the first of several processes.
+    The accuracy on training images is that of as many as there are validation images (a tenth of all without them),
+    the last of them, which are a fair draw (see training_data); without augmentation and dropout. watched: test
+    images, looked at for curves only. from_first: the number that chooses the best epoch is that of the first of
+    several processes.
     """
     train, validation = data.train, data.validation
     look = partial(evaluator.evaluate, purpose="validation", way=evaluator.quick())

@@ -117,7 +117,7 @@ def take_embedding_settings(s: Settings, given: set[str], config: dict) -> Setti
 
     Raises UserError for a given flag that is not as there.
     """
-    if config["method"] not in methods_with("eta"):
+    if config["method"] not in methods_with("eta"):  # of others theta_out is not what is added to the closed form
         raise UserError(
             f"--embedding-from {s.embedding_from} is of --method {config['method']}, whose theta_out is not that "
             "of dt: name a checkpoint of dt or ct"
@@ -214,11 +214,14 @@ def _check_commands(s: Settings, given: set[str]) -> None:
 
 def _check_owners(given: set[str], s: Settings) -> None:
     """Raise UserError for a given flag that the method or the data set does not know."""
-    for name in sorted(given):
-        if owners := owners_of(name):
-            kind, names = owners
-            if getattr(s, kind) not in names:
-                raise UserError(f"{as_flag(name)} belongs to --{kind} {' or '.join(names)}, not to {getattr(s, kind)}")
+    for name, (kind, names) in unknown_to_owners(given, s).items():
+        raise UserError(f"{as_flag(name)} belongs to --{kind} {' or '.join(names)}, not to {getattr(s, kind)}")
+
+
+def unknown_to_owners(names: set[str], s: Settings) -> dict[str, tuple[str, list[str]]]:
+    """Return those of the settings that the method or the data set does not know, each with who does."""
+    owned = {name: owners for name in sorted(names) if (owners := owners_of(name))}
+    return {name: (kind, owners) for name, (kind, owners) in owned.items() if getattr(s, kind) not in owners}
 
 
 def _check_together(s: Settings, given: set[str]) -> None:

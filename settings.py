@@ -295,7 +295,7 @@ class Settings:
 
     @property
     def ways(self) -> list[dict]:
-        """The ways of inference, as arguments of `infer`; the last one counts."""
+        """Return the ways of inference, as arguments of `infer`; the last one counts."""
         ways = METHODS[self.method].network.ways
         common = {"stochastic": False} if self.inference == "deterministic" else {}
         return [way | common for way in ways(**self.arguments(ways))]

@@ -21,7 +21,7 @@ class Calibration:
 
     @property
     def ece(self) -> float:
-        """The expected calibration error in per cent: mean distance of confidence and accuracy over the answers."""
+        """Return the expected calibration error in per cent: mean distance of confidence and accuracy."""
         count, confidence, accuracy = self.bins
         return (100 * (count * (confidence - accuracy).abs()).sum() / count.sum()).item()
 

@@ -88,7 +88,7 @@ class Classifier(nn.Module):
 
     @property
     def networks(self) -> dict[int, nn.Module]:
-        """The networks that start from random weights, each by the index of its stream."""
+        """Return the networks that start from random weights, each by the index of its stream."""
         raise NotImplementedError
 
     @staticmethod

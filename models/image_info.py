@@ -1,4 +1,6 @@
-"""Hold what a network knows of its images: the names of the classes, the shape, the statistics that normalise them."""
+"""Hold what a network knows of its images: names of the classes, shape, statistics that normalise them; and how many
+it answers at a time.
+"""
 
 from dataclasses import dataclass
 

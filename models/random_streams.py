@@ -12,13 +12,13 @@ ON_CPU = ("order",)  # streams that are kept on the CPU, whatever the device of 
 
 
 def stream_seed(seed: int, purpose: str, index: int = 0) -> int:
-    """A 32-bit seed (all that torch's CPU generator uses of one) from the stream's name."""
+    """Return a 32-bit seed (all that torch's CPU generator uses of one) from the stream's name."""
     name = f"{seed}/{purpose}/{index}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
 
 
 class Streams:
-    """The generators of a run on `device`; those that have been asked for are part of its state."""
+    """Keep the generators of a run on `device`; those that have been asked for are part of its state."""
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
         self.seed = seed
@@ -26,20 +26,20 @@ class Streams:
         self._generators: dict[str, torch.Generator] = {}
 
     def get(self, purpose: str, index: int = 0, device: torch.device | str | None = None) -> torch.Generator:
-        """The stream's generator, which goes on where it was last left."""
+        """Return the stream's generator, which goes on where it was last left."""
         key = f"{purpose}/{index}"
         if key not in self._generators:
             self._generators[key] = self.fresh(purpose, index, device)
         return self._generators[key]
 
     def fresh(self, purpose: str, index: int = 0, device: torch.device | str | None = None) -> torch.Generator:
-        """A generator at the start of the stream, kept nowhere."""
+        """Return a generator at the start of the stream, kept nowhere."""
         generator = torch.Generator(self.device if device is None else device)
         return generator.manual_seed(stream_seed(self.seed, purpose, index))
 
     @contextmanager
     def seeded(self, purpose: str, index: int = 0):
-        """Inside, torch's global CPU generator is this stream: for layers that initialise themselves from it."""
+        """Make torch's global CPU generator this stream in the with block: for layers that draw their start from it."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(self.seed, purpose, index))
             yield

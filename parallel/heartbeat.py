@@ -1,4 +1,4 @@
-"""Who still lives among the processes of a run, and at which step all of them pause."""
+"""Tell who still lives among the processes of a run, and agree on the step at which all of them pause."""
 
 import os
 import socket

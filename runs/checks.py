@@ -20,8 +20,8 @@ from runs.reader import check_history, is_accuracy, is_number, is_whole_number
 from settings import Settings
 
 KNOWN = {"program", "format", "version", "config", "info", "network", "inference", "epoch", "val_accuracy", "model"}
-INFERENCE = {"runs", "how", "seed", "mirror"}  # older checkpoints lack the last two
 KNOWN |= {"train_seconds", "W_embed_start", "partial", "best", "history", "optimizers", "streams", "threads", "images"}
+INFERENCE = {"runs", "how", "seed", "mirror"}  # older checkpoints lack the last two
 
 
 def in_todays_form(content: dict) -> dict:

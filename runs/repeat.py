@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from command_line import Parser, as_flag, show
-from data import datasets_with
 from errors import UserError, printable, reading, require
 from models.methods import methods_with
-from rules import EMBEDDING_SETTINGS, accepted, parse, settle, with_recipe
+from rules import EMBEDDING_SETTINGS, accepted, parse, settle, unknown_to_owners, with_recipe
 from runs.checks import todays_settings
 from runs.reader import read_json
 from settings import Settings, make_parser, names_where
@@ -24,7 +23,7 @@ def read_command(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
     before = _flags_in(path)
     if s.seeds:
         before.pop("seed", None)
-    for name in _strangers(s, given, before):
+    for name in unknown_to_owners(before.keys() - given, parse(argv, before)[0]):
         print(printable(f"{as_flag(name)} {show(before.pop(name))} of {path} is left out: it does not go with yours"))
     s, given = parse(argv, before)
     try:
@@ -34,12 +33,6 @@ def read_command(argv: list[str] | None = None) -> tuple[Settings, set[str]]:
             f"{error} (with the settings of {path}: give other flags, or change them in a copy of it)"
         ) from error
     return s, given
-
-
-def _strangers(s: Settings, given: set[str], before: dict[str, object]) -> list[str]:
-    """Return the flags of a run that another --method or --dataset on the command line does not know."""
-    method, dataset = (getattr(s, n) if n in given else before.get(n, getattr(s, n)) for n in ("method", "dataset"))
-    return [name for name in before if method not in methods_with(name) or dataset not in datasets_with(name)]
 
 
 def _flags_in(path: Path) -> dict[str, object]:

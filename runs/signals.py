@@ -56,7 +56,7 @@ class StopSignals:
 
     @contextmanager
     def held(self, held: bool = True):
-        """Inside, a signal waits for stop_here(); with held=False one raises Stopped wherever it arrives."""
+        """Let a signal wait for stop_here(); with held=False one raises Stopped wherever it arrives."""
         before, self._held = self._held, held
         try:
             if not held:

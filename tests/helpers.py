@@ -25,6 +25,13 @@ MEASURED = {"seconds", "train_seconds", "images_per_second", "peak_memory_bytes"
 MEASURED |= {"by_inference", "date", "commit"}
 
 
+def as_if_on_cuda(content):
+    """Return a checkpoint as of a GPU: random states of 16 bytes, but for the order, which is drawn on the CPU."""
+    of_cuda, states = ("cuda", torch.zeros(16, dtype=torch.uint8)), content["streams"]["states"]
+    moved = {key: state if key.startswith("order/") else of_cuda for key, state in states.items()}
+    return {**content, "streams": {**content["streams"], "device": "cuda", "states": moved}}
+
+
 def settings(*flags):
     """Return the settings of a training on digits, with three blocks where the method has blocks."""
     continuous = {"ct", "fm", "adjoint"} & set(flags)

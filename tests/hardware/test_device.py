@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from helpers import as_if_on_cuda
 
 from errors import UserError
 from hardware.device import compile_networks, numerics, pick_device, set_numerics
@@ -101,19 +102,13 @@ def test_numerics_are_set_for_cuda_and_left_on_a_cpu(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def moved(content):
-    """As if the run had been trained on a GPU, but for the order of the images, which is always drawn on the CPU."""
-    states = {k: (d if k.startswith("order/") else "cuda", s) for k, (d, s) in content["streams"]["states"].items()}
-    return {**content, "streams": {**content["streams"], "device": "cuda", "states": states}}
-
-
 def test_a_run_that_goes_on_on_another_device_says_that_it_draws_new_noise(digits_run, run_main, tmp_path):
     content = load_checkpoint(digits_run / "last.pt")
-    save_checkpoint(tmp_path / "last.pt", moved(content))
+    save_checkpoint(tmp_path / "last.pt", as_if_on_cuda(content))
     code, out, _ = run_main("--checkpoint", tmp_path / "last.pt", "--epochs", 3)
     assert code == 0 and any("begin new streams" in line for line in out)
     streams = Streams(0)
-    streams.load_state_dict(moved(content)["streams"])
+    streams.load_state_dict(as_if_on_cuda(content)["streams"])
     assert torch.equal(streams.get("order", device="cpu").get_state(), content["streams"]["states"]["order/0"][1])
     assert torch.equal(streams.get("noise", 1).get_state(), Streams(0).get("noise", 1).get_state())
 
