@@ -98,7 +98,7 @@ def inference_steps(run: RunFiles) -> Figure | None:
         lines.setdefault(name, []).append(row)
     panels = [("accuracy_mean", "accuracy_sem", f"accuracy (%), readout {run.results['readout']}")]
     if all("nll" in row for row in rows):
-        panels.append(("nll", None, "negative log-likelihood of the runs' mean probability"))
+        panels.append(("nll", None, "negative log-likelihood, readout mean"))
     figure = Figure(figsize=(1.5 + 5.5 * len(panels), 4.5), layout="constrained")
     for axes, panel in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         _by_steps(axes, lines, *panel)
@@ -110,6 +110,7 @@ def inference_steps(run: RunFiles) -> Figure | None:
 
 def _by_steps(axes: Axes, lines: dict[str, list[dict]], value: str, error: str | None, label: str) -> None:
     for (name, points), colour, sign in zip(lines.items(), COLOURS, "os^vDP", strict=False):
+        points = sorted(points, key=lambda row: row.get("steps", 0))
         means = [row[value] for row in points]
         errors = [row[error] if error else 0 for row in points]
         if "steps" in points[0]:

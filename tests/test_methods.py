@@ -130,10 +130,11 @@ def test_inference_in_several_ways(run, run_main, tmp_path, flags, count):
 @pytest.mark.parametrize("run", ["ct"], indirect=True)
 def test_inference_steps_are_drawn(run_main, run, tmp_path):
     where = ["--checkpoint", run / "best_model.pt", "--checkpoint-dir", tmp_path]
-    assert run_main("--evaluate", *where, "--steps", "2,4", "--sampler", "ancestral,ode", "--solver", "dopri5")[0] == 0
+    assert run_main("--evaluate", *where, "--steps", "4,2", "--sampler", "ancestral,ode", "--solver", "dopri5")[0] == 0
     figure = inference_steps(read_run(tmp_path))
     legend = {text.get_text() for text in figure.axes[-1].get_legend().get_texts()}
     assert legend == {"ancestral", "ode dopri5, adaptive steps"}
+    assert list(figure.axes[0].lines[0].get_xdata()) == [2, 4]  # a line goes from left to right
 
 
 @pytest.mark.parametrize("run", ["fm"], indirect=True)
