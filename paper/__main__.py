@@ -24,6 +24,7 @@ from paper.board import write_board
 from paper.plan import EMBEDDINGS, OURS, plan
 from paper.published import IMAGES, SEEDS
 from paper.runs import Order, measure_memory, print_plan, record, train_all
+from runs.reader import OWN_IMAGES
 from runs.signals import Stopped, StopSignals
 from settings import make_parser
 
@@ -124,7 +125,7 @@ def _add_flags(part: Parser, methods: tuple[str, ...], embeddings: tuple[str, ..
 
 def _add_places(part: Parser) -> None:
     part.add_argument("--results", default=ROOT / "results", type=Path, help="folder of the results")
-    about = "data set of the paper that the images of --dataset folder are from"
+    about = f"data set of the paper that the images of --dataset {' or '.join(OWN_IMAGES)} are from"
     part.add_argument("--paper-dataset", default=None, choices=IMAGES, help=about)
 
 
@@ -134,8 +135,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("methods", "embeddings", "seeds"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))  # each counts once
     args.seeds = args.seeds[:1] if args.what == "table2" else args.seeds
-    if args.paper_dataset and args.dataset != "folder":
-        raise UserError("--paper-dataset belongs to --dataset folder")
+    if args.paper_dataset and args.dataset not in OWN_IMAGES:
+        raise UserError(f"--paper-dataset belongs to --dataset {' or '.join(OWN_IMAGES)}")
     if args.what in ("figure2", "figure5") and set(args.embeddings) != {"prototype"}:
         raise UserError(f"--embeddings: {args.what} is of prototype only, leave the flag out")
     unknown = set(args.methods) - set(methods_with("class_probability"))
