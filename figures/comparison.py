@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from figures.style import COLOURS, STYLES, legend_below, plain, reliability, save_figure, with_grid
 from figures.titles import fit_titles
 from runs.files import write_atomic, write_json
-from runs.reader import RunFiles, finished_run
+from runs.reader import RunFiles, finished_run, read_json
 from runs.tables import markdown_table
 
 # Title, cell and meaning of each column.
@@ -62,7 +62,8 @@ def write_comparison(folder: Path, methods: list[str], dataset: str, command: st
 
     command: that makes them.
     """
-    earlier = sorted({path.parent.name for path in folder.glob("*/config.json")} - set(methods))
+    found = {path.parent.name: read_json(path) for path in folder.glob("*/config.json")}
+    earlier = sorted(name for name, config in found.items() if config.get("method") == name not in methods)
     runs = {name: run for name in [*methods, *earlier] if (run := finished_run(folder / name))}
     if with_earlier := [name for name in earlier if name in runs]:
         print(f"\nwith what the folder holds of {', '.join(with_earlier)}")

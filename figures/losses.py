@@ -39,7 +39,8 @@ def block_losses(figure: Figure, loss: Axes, terms: Axes | None, run: RunFiles, 
     for axes, key in ((loss, "loss"), (terms, own)) if terms else ((loss, "loss"),):
         for t, colour in enumerate(colours):
             _plot(axes, [row[key][t] for row in run.history], color=colour, linewidth=1, **look)
-    (terms or loss).lines[-1].set_label(in_words(own, run, ", of each block"))
+    lines = (terms or loss).lines
+    lines[len(lines) // 2].set_label(in_words(own, run, ", of each block"))
     shared = [name for name in names if name != own]
     for name, style in zip(shared, ("--", ":"), strict=False):
         label = in_words(name, run, ", mean of the blocks")

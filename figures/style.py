@@ -121,7 +121,13 @@ def reliability(axes, lines: list[tuple]) -> None:
         filled = count > 0
         points = 100 * confidence[filled], 100 * accuracy[filled]
         size = 12 + 250 * count[filled] / count.sum()
-        axes.scatter(*points, s=size, color=colour, marker=sign, label=f"{label}: expected error {error:.1f} %")
+        look = {
+            "facecolor": "none",
+            "edgecolor": colour,
+            "linewidth": 1.5,
+            "marker": sign,
+        }  # what lies below stays seen
+        axes.scatter(*points, s=size, label=f"{label}: expected error {error:.1f} %", **look)
     axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
     legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 3))
     for handle in legend.legend_handles[1:]:

@@ -28,7 +28,7 @@ def training_curves(run: RunFiles) -> Figure | None:
         block_losses(figure, panels["loss"], panels.get("terms"), run, terms, **look)
     else:
         whole_losses(panels["loss"], panels.get("terms"), run, terms, **look)
-    _accuracies(panels["accuracy"], run)
+    _accuracies(panels["accuracy"], run, **look)
     if "rate" in panels:
         panels["rate"].step(range(1, len(rates) + 1), rates, where="mid", color=GREEN, **look)
         panels["rate"].set(title="learning rate at the start of the epoch", ylabel="learning rate")
@@ -41,17 +41,23 @@ def training_curves(run: RunFiles) -> Figure | None:
     return with_grid(figure, *panels.values())
 
 
-def _accuracies(axes: Axes, run: RunFiles) -> None:
-    """Draw the accuracies on training, validation and test images, as far as they were measured."""
+def _accuracies(axes: Axes, run: RunFiles, **look) -> None:
+    """Draw the accuracies on training, validation and test images, as far as they were measured, and the best epoch."""
     shown = (
-        ("train_accuracy", "training images", ORANGE, "s"),
-        ("val_accuracy", "validation images", BLUE, "o"),
-        ("test_accuracy", "test images", GREEN, "^"),
+        ("train_accuracy", "training images", ORANGE, "--"),
+        ("val_accuracy", "validation images", BLUE, "-"),
+        ("test_accuracy", "test images", GREEN, ":"),
     )
-    for key, label, colour, sign in shown:
+    for key, label, colour, style in shown:
         points = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=sign, markersize=4)
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, linestyle=style, **look)
+    best = run.history[run.best_epoch - 1]
+    if best["val_accuracy"] is not None:
+        ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none", "color": "black"}
+        axes.plot(
+            best["epoch"], best["val_accuracy"], label=f"the best, of epoch {best['epoch']}: kept and tested", **ring
+        )
     axes.set(title=f"accuracy (readout {run.config['readout']})", ylabel="accuracy (%)")
     if axes.lines:
         axes.legend()

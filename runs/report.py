@@ -113,7 +113,8 @@ def print_accuracies(result: Evaluation, by_step: bool, counted: str, split: str
     width = max(map(len, readouts)) + 1
     for name in readouts:
         mean, sem = result.accuracy(name)
-        print(f"readout {name + ':':{width}} {mean:.2f} +- {sem:.2f} %{NOT_THE_PAPERS.get(name, '')}")
+        spread = f" +- {sem:.2f}" if name == "sample" and len(result.per_run) > 1 else ""  # else it is one answer
+        print(f"readout {name + ':':{width}} {mean:.2f}{spread} %{NOT_THE_PAPERS.get(name, '')}")
     if result.block_1_alone is not None:
         print(f"block 1 alone: {result.block_1_alone:.2f} %, the class of its u_hat from the image and mere noise")
     print(last_line(*result.accuracy(), len(result.per_run), split))

@@ -84,6 +84,8 @@ def test_joined_or_single_runs_have_no_error(digits_run, run_main, tmp_path, fla
     where = ["--checkpoint", digits_run / "last.pt", "--checkpoint-dir", tmp_path]
     code, out, _ = run_main("--evaluate", *where, *flags)
     assert code == 0 and LAST_LINE.fullmatch(out[-1]) and out[-1].endswith(runs)
+    spread = {line.split()[1]: "+-" in line for line in out if line.startswith("readout ")}
+    assert spread == {name: name == "sample:" and "(1 runs)" not in runs for name in spread}
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -185,6 +185,7 @@ def test_compare_tests_again_what_evaluate_tested_otherwise_and_keeps_other_meth
     assert run_main("--evaluate", "--checkpoint", model, "--readout", "vote", "--steps", "2")[0] == 0
     code, out, err = run_main("--compare", "ct", *flags)
     assert (code, err) == (0, []) and any("left out" in line and "fm;" in line for line in out)
+    shutil.copytree(tmp_path / "ct", tmp_path / "mine")  # another run, which is no part of the comparison
     code, out, err = run_main("--compare", "fm", *flags)
     assert (code, err) == (0, []) and not any("done already" in line for line in out)
     after = json.loads((tmp_path / "compare.json").read_text())["rows"]

@@ -59,6 +59,16 @@ def test_a_test_after_every_epoch_has_its_curve(digits_run):
     assert "test images" not in [line.get_label() for line in panel(training_curves(run), "accuracy").lines]
 
 
+def test_the_epoch_that_is_tested_is_ringed_where_validation_chose_it(digits_run):
+    run = read_run(digits_run)
+    rows = [{**row, "val_accuracy": accuracy} for row, accuracy in zip(run.history, (70.0, 60.0), strict=True)]
+    ring = panel(training_curves(run._replace(history=rows)), "accuracy").lines[-1]
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([1], [70.0]) and "epoch 1" in ring.get_label()
+    last = [{**row, "val_accuracy": None} for row in run.history]
+    labels = [line.get_label() for line in panel(training_curves(run._replace(history=last)), "accuracy").lines]
+    assert labels == ["training images"]
+
+
 def panel(figure, title):
     """Return the panel whose title begins so, None without one."""
     return next((axes for axes in figure.axes if axes.get_title().startswith(title)), None)
