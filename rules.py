@@ -62,6 +62,8 @@ def settle(s: Settings, given: set[str]) -> Settings:
     s = replace(s, **{name: value for name, value in defaults.items() if getattr(s, name) is None})
     if s.augment == []:
         s = replace(s, augment=list(dataset.augment))
+    if s.recipe and "warmup_epochs" not in given:  # of the recipe; a short trial leaves it out
+        s = replace(s, warmup_epochs=min(s.warmup_epochs, s.epochs - 1))
     if s.lr_schedule == "plateau" and "lr_scheduler_patience" not in given:
         s = replace(s, lr_scheduler_patience=s.lr_scheduler_patience or PLATEAU_PATIENCE)
     _check_together(s, given)

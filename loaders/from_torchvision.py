@@ -37,7 +37,14 @@ def _load(name: str, kind: str, part: str, data_dir: str) -> RawImages:
 
 
 def _download(make: type, name: str, data_dir: str) -> None:
-    """Download a data set. Raises UserError where that fails, and leaves no folder that it made for nothing."""
+    """Download a data set. Raises UserError where that fails, and leaves no folder that it made for nothing.
+
+    Own images are not taken for a place to download to: who names their folder has forgotten --dataset folder.
+    """
+    if Path(data_dir, "train").is_dir():
+        raise UserError(
+            f"{data_dir} has a folder train and no {name} files: if it holds own images, add --dataset folder"
+        )
     files = Path(data_dir, getattr(make, "base_folder", f"{make.__name__}/raw"))
     made = [place for place in (files, *files.parents) if not place.exists()]
     timeout = socket.getdefaulttimeout()

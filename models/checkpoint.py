@@ -100,7 +100,8 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _checkpoints_in(folder: Path) -> str:
-    return ", ".join(sorted(path.name for path in folder.glob("*.pt"))) or "none"
+    found = sorted(folder.glob("*.pt")) or sorted(folder.glob(f"*/{BEST}"))  # those of --seeds and --compare are below
+    return ", ".join(str(path.relative_to(folder)) for path in found) or "none"
 
 
 def is_whole(checkpoint: dict) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from errors import UserError
 from evaluate import mean_and_error
-from models.methods import METHODS
 from paper.plan import DEFAULTS, Training, completed, flags_of
 from paper.published import COMBINATIONS, IMAGES
 from runs.files import write_json
@@ -29,7 +28,6 @@ def record_run(run: RunFiles) -> dict:
     versions = (
         {**config["versions"], **results["versions"]} if merged else {**results["versions"], **config["versions"]}
     )
-    answers = METHODS[config["method"]].network.blocks_answer
     path, ranks = run.accuracy_path, config["versions"].get("ranks", results["ranks"])
     return {
         "seed": config["seed"],
@@ -46,7 +44,7 @@ def record_run(run: RunFiles) -> dict:
         "per_run": [round(value, 4) for value in per_run],
         **{name: round(by["mean"], 4) for name, by in results["accuracy_by_readout"].items() if name != "sample"},
         "one_step": next((way["accuracy_mean"] for way in results["by_inference"] if way.get("steps") == 1), None),
-        "block_1": (results["per_step_accuracy_u_hat"] or [None])[0] if answers else None,
+        "block_1": results.get("accuracy_u_hat_of_block_1"),
         "train": None if trained is None else round(trained, 4),
         "last_line": last_line(*mean_and_error(per_run), len(per_run)),
         "path": {name: [round(value, 2) for value in values] for name, values in path.items()},

@@ -77,6 +77,10 @@ def test_the_folder_of_a_run_stands_for_the_file_that_the_command_needs(tmp_path
 
     assert named(f"--checkpoint {tmp_path}").checkpoint == f"{tmp_path}/last.pt"
     assert named(f"--evaluate --checkpoint {tmp_path}").checkpoint == f"{tmp_path}/best_model.pt"
+    (tmp_path / "last.pt").touch()  # before the first epoch is over, and in a part: no best model
+    assert named(f"--evaluate --checkpoint {tmp_path}").checkpoint == f"{tmp_path}/last.pt"
+    (tmp_path / "best_model.pt").touch()
+    assert named(f"--evaluate --checkpoint {tmp_path}").checkpoint == f"{tmp_path}/best_model.pt"
     assert named(f"--predict x.png --checkpoint {tmp_path}/y.pt").checkpoint == f"{tmp_path}/y.pt"
     assert named(f"--embedding-from {tmp_path}").embedding_from == f"{tmp_path}/best_model.pt"
     assert named(f"--merge {tmp_path} {tmp_path}/y.pt").merge == [f"{tmp_path}/last.pt", f"{tmp_path}/y.pt"]
@@ -126,7 +130,7 @@ TOGETHER = {
     "--lr-schedule plateau --val-fraction 0": "--lr-schedule plateau needs validation images",
     "--lr-scheduler-patience 2 --val-fraction 0": "--lr-scheduler-patience needs validation images",
     "--early-stopping-patience 2 --val-fraction 0": "--early-stopping-patience needs validation images",
-    "--recipe fast --epochs 1": "--epochs 1 leaves none for the learning rate to fall",
+    "--lr-schedule cosine --epochs 1 --warmup-epochs 1": "--epochs 1 leaves none for the learning rate to fall",
     "--lr-schedule cosine --warmup-epochs 150": "--warmup-epochs leaves no epoch of 150",
     "--warmup-epochs 151": "--warmup-epochs exceeds --epochs 150",
     "--no-cuda --device cuda:1": "--no-cuda contradicts --device cuda",
@@ -193,6 +197,7 @@ def test_what_was_not_given_is_no_reason_to_refuse():
         ("--amp", {"amp": True}),
         ("--amp auto", {"amp": "auto"}),
         ("--recipe fast --lr 0.5", {"epochs": 16, "lr": 0.5, "lr_schedule": "cosine", "warmup_epochs": 1}),
+        ("--recipe fast --epochs 1", {"epochs": 1, "warmup_epochs": 0}),
     ],
 )
 def test_defaults_depend_on_method_data_and_other_flags(flags, expected):

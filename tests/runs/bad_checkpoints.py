@@ -93,7 +93,8 @@ def two_folders(archive: zipfile.ZipFile) -> None:
 
 FILES = {
     "missing checkpoint": Case(lambda b: evaluate(b.folder / "none.pt"), "none.pt"),
-    "folder without a model": Case(lambda b: evaluate(b.file("other/last.pt").parent), "best_model.pt"),
+    "folder without a model": Case(lambda b: evaluate(b.file("other/notes.txt").parent), "best_model.pt"),
+    "folder of several runs": Case(lambda b: evaluate(b.file("seed-0/best_model.pt").parents[1]), "seed-0/best_model"),
     "empty checkpoint": Case(lambda b: evaluate(b.file("x.pt")), "not a zip file"),
     "text as checkpoint": Case(lambda b: resume(b.file("text.pt", "hello " * 100)), "text.pt"),
     "image as checkpoint": Case(lambda b: evaluate(b.file("x.png", png(8, 8) * 3)), "x.png"),

@@ -144,6 +144,9 @@ IMAGES = {
     "link that points to itself": Case(link("x.png", "x.png"), "points nowhere"),
     "name that drives a terminal": Case(lambda b: b.predict(b.folder / "\x1b[2Jx\n.png"), "\\x1b[2Jx\\n.png"),
     "name that looks like a flag": Case(lambda b: ["--predict", "-x.png", "--checkpoint", b.model], "./-x.png"),
+    "own images without --dataset folder": Case(
+        lambda b: ["--dataset", "mnist", "--data-dir", b.file("train/cat/x.png").parents[2]], "--dataset folder"
+    ),
     "no data folder": Case(lambda b: ["--dataset", "folder", "--data-dir", b.folder / "nowhere"], "nowhere"),
     "no test images": Case(without("test"), "test"),
     "no class folders": Case(
