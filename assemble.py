@@ -263,7 +263,7 @@ def make_trainer(
     else:
         shared = processes.average_gradients, processes.average, processes.size
         updates = WholeUpdate(model, streams, len(batches), updater, s.amp, *shared)
-    trainer = Trainer(model, updates, batches, streams, callbacks=callbacks)
+    trainer = Trainer(model, updates, batches, streams, callbacks=callbacks, **s.arguments(Trainer.__init__))
     if not s.blocks:  # a part of the blocks has no accuracy
         evaluator = make_evaluator(s, model, streams, processes)
         trainer.validate = partial(accuracies_after_epoch, evaluator, data, watched, processes.from_first)

@@ -169,7 +169,7 @@ def train(s: Settings, given: set[str], processes: OneProcess, stops: StopSignal
         begin(trainer, s, run, data, test, checkpoint, size, processes.size)
     with resumable(trainer, run, processes):
         with stops.held():
-            trainer.fit(s.epochs, s.early_stopping_patience)
+            trainer.fit()
         evaluation = results.test(test, trainer.row_of_best()) if test else None
         processes.close()
         if not processes.first:

@@ -171,18 +171,20 @@ class Trainer:
         streams: Streams,
         validate: Callable[[], tuple[dict, object]] = no_validation,
         callbacks: Sequence[Callback] = (),
+        *,
+        epochs: int,
+        early_stopping_patience: int = 0,
     ):
         self.model, self.updates, self.batches, self.streams = model, updates, batches, streams
         self.validate, self.callbacks = validate, list(callbacks)
-        self.epoch, self.epochs, self.patience = 0, 0, 0
+        self.epoch, self.epochs, self.patience = 0, epochs, early_stopping_patience
         self.running: RunningEpoch | None = None
         self.history: list[dict] = []
         self.best: dict = {"epoch": 0, "accuracy": None, "model": None}
         self.W_embed_start = model.W_embed.detach().cpu().clone()
 
-    def fit(self, epochs: int, early_stopping_patience: int = 0) -> None:
-        """Train up to so many epochs, or to early stopping; then the model holds the best epoch's weights."""
-        self.epochs, self.patience = epochs, early_stopping_patience
+    def fit(self) -> None:
+        """Train up to the last epoch, or to early stopping; then the model holds the best epoch's weights."""
         while not self.finished:
             self.epoch += 1
             row = self.train_epoch()

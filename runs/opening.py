@@ -67,7 +67,6 @@ def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:
     """Print how a continued run stands, and where it will differ from one that was never stopped."""
     if trainer.running:
         print(f"going on in epoch {trainer.epoch + 1}, of which {trainer.running.done} steps are done")
-    trainer.epochs, trainer.patience = s.epochs, s.early_stopping_patience
     if trainer.stopped_early and trainer.epoch < s.epochs:
         print(describe_early_stop(trainer))
     elif trainer.finished:

@@ -61,14 +61,14 @@ def make_trainer(run, *flags, content=None):
     results = RunResults(run, s, assemble.make_evaluator(s, model, streams), trainer.W_embed_start, OneProcess())
     trainer.stops = StopSignals()
     assemble.add_callbacks(trainer, s, results, data, trainer.stops, board=None)
-    trainer.fit_all = lambda: fit(trainer, s)
+    trainer.fit_all = lambda: fit(trainer)
     return trainer
 
 
-def fit(trainer, s):
+def fit(trainer):
     """Train as main.py does: signals wait for the end of a step."""
     with trainer.stops.held():
-        trainer.fit(s.epochs, s.early_stopping_patience)
+        trainer.fit()
 
 
 def assert_equal(first, second):

@@ -62,11 +62,12 @@ def save_with_fault(run, content, fail_at):
 def states_of_two_epochs(run):
     """Train one epoch in a folder; returns the checkpoint of the second epoch, which is its best one."""
     trainer = make_trainer(run, "--epochs", 2, "--num-blocks", 1, "--embedding-type", "one-hot")
-    trainer.fit(1)
+    trainer.epochs = 1
+    trainer.fit()
     trainer.best["accuracy"] = -1
     constants = next(callback.constants for callback in trainer.callbacks if hasattr(callback, "constants"))
-    trainer.callbacks = []
-    trainer.fit(2)
+    trainer.callbacks, trainer.epochs = [], 2
+    trainer.fit()
     return {**constants, **trainer.state_dict()}
 
 
