@@ -38,6 +38,11 @@ def require(holds: object, what_is_wrong: str) -> None:
         raise ValueError(what_is_wrong)
 
 
+def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError for a name that is not known: "no solver 'eulr': euler, heun, dopri5"."""
+    require(name in known, f"no {what} {name!r}: {', '.join(known)}")
+
+
 @contextmanager
 def reading(what: object, way_out: str, errors: tuple[type[Exception], ...] = READING_ERRORS) -> Iterator[None]:
     """Turn what reading and checking a file can raise into a UserError that names the file.

@@ -11,7 +11,7 @@ from data import DATASETS
 from errors import UserError, require
 from models.blocks import format_blocks
 from models.encoders import OPTIONS
-from models.export import MOST_CALLS, READOUTS
+from models.export import MOST_CALLS, ONE_RUN_READOUTS
 from models.methods import METHODS, arguments_for, methods_with
 from settings import PLATEAU_PATIENCE, Settings, make_parser, names_where, owners_of
 
@@ -337,9 +337,11 @@ def _export_rules(s: Settings) -> Rules:
     calls = (way["steps"] if in_steps else s.num_blocks or 1) * (2 if solver == "heun" else 1)
     too_many = f"writes out every call of the network, at most {MOST_CALLS}, and these are {calls}: "
     adaptive = "needs steps that are known before: dopri5 chooses them, give --solver euler or heun"
-    one_run = f"{s.readout} joins several runs, and an exported model makes one: take {' or '.join(READOUTS[1:])}"
+    one_run = (
+        f"{s.readout} joins several runs, and an exported model makes one: take {' or '.join(ONE_RUN_READOUTS[1:])}"
+    )
     return [
         ("export", solver == "dopri5", adaptive),
         ("export", calls > MOST_CALLS, too_many + ("lower --steps" if in_steps else "a model of fewer blocks can be")),
-        ("readout", s.readout not in READOUTS, one_run),
+        ("readout", s.readout not in ONE_RUN_READOUTS, one_run),
     ]

@@ -32,13 +32,13 @@ from command_line import (
     setting,
 )
 from data import AUGMENTATIONS, DATASETS, datasets_with
+from models.diffusion import LOSSES
 from models.encoders import ENCODERS, is_encoder
 from models.export import SUFFIXES
 from models.methods import METHODS, arguments_for, methods_with
 from models.networks import NETWORKS
-from models.NoProp_CT import LOSSES, SAMPLERS
 from models.schedules import ALPHA_BAR_CLIP, SCHEDULES
-from models.solvers import SOLVERS
+from models.solvers import SAMPLERS, SOLVERS
 from models.version import __version__
 
 READOUTS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.network.readouts))
@@ -109,7 +109,7 @@ class Settings:
     freeze_encoder: bool = setting("method", False, "train no encoder: one for all blocks, whose features are computed "
         "once and kept in memory")
     loss: str | None = setting("method", None, "squared error, or cross-entropy: of u_hat's class weights, with "
-        "weight 1 under a fixed schedule (ct) or the published one (diffusionblocks), or of the end point (fm)",
+        "weight eta under a fixed schedule (ct) or the published one (diffusionblocks), or of the end point (fm)",
         choices=LOSSES, shown=lambda: _by_owner("loss"))
     anchor: bool = setting("method", False, "fm: the term of eq. 13 also where the embeddings are fixed", ON_OFF,
         nargs="?", const=True, metavar="on|off")
@@ -137,7 +137,7 @@ class Settings:
     eta: float | None = setting("noise", None, "weight of the denoising term of the loss", RATE,
         shown=lambda: _by_owner("eta"), metavar="ETA")
     flow_sigma: float = setting("noise", 0.1,
-        "deviation of z_t around the line from noise to embedding, in units of the embedding", RATE, metavar="S")
+        "deviation of z_t around the line from noise to embedding, in absolute units", RATE, metavar="S")
     noise_range: list = setting("noise", [0.002, 80.0], "least and largest noise level sigma", list_of(RATE),
         metavar="LOW,HIGH")
     p_mean: float = setting("noise", -1.2, "mean of log sigma in training", number(float, -100, 100), metavar="P")

@@ -26,6 +26,7 @@ from optimizers.shared_gradient import SharedGradient
 from optimizers.updater import MakeUpdater, Updater
 from optimizers.whole_update import WholeUpdate
 from runs.callbacks import Callback
+from runs.checkpoint import seconds_until
 
 CHECK_EVERY = 20  # steps between two looks at the losses, each of which waits for the device
 
@@ -274,7 +275,7 @@ class Trainer:
             "val_accuracy": self.best["accuracy"],
             "train_accuracy_mean": row["train_accuracy"],
             "train_accuracy_sem": row.get("train_accuracy_sem"),
-            "train_seconds": sum(row["seconds"] for row in self.history),
+            "train_seconds": seconds_until(self.history, epoch),
         }
 
     def check(self) -> None:

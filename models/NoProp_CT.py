@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from errors import check_name
 from models.continuous import ContinuousNet, draw_times
-from models.diffusion import DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
+from models.diffusion import LOSSES, DiffusionLoss, best_classifier, kl_to_noise, q_sample, repeat
 from models.learned_schedule import LearnedSchedule
 from models.precision import weighted_embedding
 from models.schedules import step_coefficients
-from models.solvers import grid, kept_steps, ode_ways
+from models.solvers import SAMPLERS, grid, kept_steps, ode_ways
 
-LOSSES = ("squared", "cross-entropy")
-SAMPLERS = ("ancestral", "ode")
 FIXED_GAMMA = 4.0, -3.0  # gamma_0 and gamma_1 of the schedule that stays
 
 
@@ -26,7 +25,7 @@ class NoPropNetCT(ContinuousNet):
     """The network, W_embed, theta_out and the schedule; arguments as those of NoPropNetDT, and:
 
     Args:
-        loss: squared, the paper's, with a schedule that is learned; cross-entropy of softmax(logits) with weight 1 at
+        loss: squared, the paper's, with a schedule that is learned; cross-entropy of softmax(logits) with weight eta at
             every t, with a schedule that stays (its gradient would make all noise levels clean). Not the paper's.
     """
 
@@ -47,15 +46,16 @@ class NoPropNetCT(ContinuousNet):
         posterior_sigma: float = 0.2,
         stratified_time: bool = False,
     ):
+        check_name("loss", loss, LOSSES)
         posterior = {"class_probability": class_probability, "posterior_sigma": posterior_sigma}
         super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, **posterior)
         self.eta, self.stratified_time, self.noise_levels = eta, stratified_time, noise_levels
-        self.kind = loss
+        self.loss_name = loss
         self.schedule = self.new_schedule()
 
     def new_schedule(self) -> LearnedSchedule:
         """Return the schedule as it starts."""
-        return LearnedSchedule() if self.kind == "squared" else LearnedSchedule(*FIXED_GAMMA).requires_grad_(False)
+        return LearnedSchedule() if self.loss_name == "squared" else LearnedSchedule(*FIXED_GAMMA).requires_grad_(False)
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
         """Return theta_out's and gamma's: the data hardly move the interior of gamma, so a decay alone would."""
@@ -97,7 +97,7 @@ class NoPropNetCT(ContinuousNet):
         alpha_bar_0, alpha_bar_1, alpha_bar_t = alpha_bar[0], alpha_bar[1], alpha_bar[2:]
         z_t = q_sample(alpha_bar_t.unsqueeze(1), u_y, noise)
         logits = self.block(z_t, x, t, drop)
-        if self.kind == "squared":
+        if self.loss_name == "squared":
             square = (weighted_embedding(logits, self.W_embed) - u_y).square().sum(dim=1)  # summed over d
             denoise = self.eta / 2 * (snr_slope[2:].to(square.dtype) * square).mean()
         else:
@@ -115,11 +115,10 @@ class NoPropNetCT(ContinuousNet):
         sampler: str = "ancestral",
     ) -> Iterator[Tensor]:
         """Yield z by eq. 3 (ancestral), or by the probability-flow ODE and a solver (ode)."""
+        check_name("sampler", sampler, SAMPLERS)
         if sampler == "ancestral":
             return self._ancestral(z, image_part, generators, steps)
-        if sampler == "ode":
-            return super().path(z, image_part, generators, steps, solver)
-        raise ValueError(f"no sampler {sampler!r}: {' or '.join(SAMPLERS)}")
+        return super().path(z, image_part, generators, steps, solver)
 
     def u_hat(self, z: Tensor, image_part: Tensor, time_part: Tensor) -> Tensor:
         """Return u_hat (B, d) of z (B, d), image_part (B, 256) and time_part (256,)."""

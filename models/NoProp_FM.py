@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from errors import check_name
 from models.class_probability import nearest_log_prob
 from models.continuous import ContinuousNet, draw_times
-from models.diffusion import repeat
+from models.diffusion import LOSSES, repeat
 from models.precision import full_precision, weighted_embedding
 from models.shares import normal_like
 from models.solvers import ode_ways
@@ -27,7 +28,7 @@ class NoPropNetFM(ContinuousNet):
         loss: squared, the paper's of an unrestricted velocity v = logits W_embed; cross-entropy: softmax(logits) = p
             predicts the end point, v = (p W_embed - z) / (1 - t), and is trained by cross-entropy alone (variational
             flow matching, arXiv 2406.04843), which is not the paper's.
-        anchor: adds -log p(y | z~_1) of eq. 13; None: where W_embed is learned, which needs it.
+        anchor: adds -log p(y | z~_1) of eq. 13 also where W_embed is fixed; a learned one needs it, and has it.
         noise_levels: noised embeddings for each image in a step; they share its features.
         flow_sigma: deviation of z_t around the straight line from z_0 to u_y.
         stratified_time: t is spread evenly over a batch.
@@ -44,18 +45,19 @@ class NoPropNetFM(ContinuousNet):
         prototype: bool = False,
         encoder: str = "paper",
         loss: str = "squared",
-        anchor: bool | None = None,
+        anchor: bool = False,
         noise_levels: int = 1,
         flow_sigma: float = 0.1,
         stratified_time: bool = False,
     ):
+        check_name("loss", loss, LOSSES)
         anchor = loss == "squared" and (anchor or learn_embedding)
         super().__init__(image_shape, W_embed, learn_embedding, prototype, encoder, learn_theta_out=anchor)
         self.flow_sigma, self.stratified_time, self.noise_levels = flow_sigma, stratified_time, noise_levels
         self.start_theta_out_at_embeddings()  # else the anchor is weak while the flow shrinks W_embed
         if anchor and not learn_embedding:
             self.theta_out.weight.data.mul_(ANCHOR_SCALE)
-        self.kind, self.open_end = loss, loss == "cross-entropy"
+        self.loss_name, self.open_end = loss, loss == "cross-entropy"
         flow = "flow" if loss == "squared" else "cross_entropy"
         self.loss_terms = (flow, "anchor") if anchor else (flow,)
 
@@ -80,7 +82,7 @@ class NoPropNetFM(ContinuousNet):
         eps = normal_like(z_1, noise)
         z_t = part * z_1 + (1 - part) * z_0 + self.flow_sigma * eps
         logits = self.block(z_t, x, t, drop)
-        if self.kind == "cross-entropy":
+        if self.loss_name == "cross-entropy":
             return (F.cross_entropy(logits.to(z_t.dtype), y),)
         with full_precision(logits):
             v = logits.to(z_t.dtype) @ self.W_embed
@@ -93,13 +95,13 @@ class NoPropNetFM(ContinuousNet):
 
     def velocity(self, z: Tensor, image_part: Tensor, time_part: Tensor, *rest: Tensor) -> Tensor:
         """Return dz/dt; rest: 1 - t where the network predicts the end point."""
-        if self.kind == "squared":
+        if self.loss_name == "squared":
             return super().velocity(z, image_part, time_part)
         return (weighted_embedding(self.block.logits(z, image_part, time_part), self.W_embed) - z) / rest[0]
 
     def terms(self, t: Tensor, steps: int) -> tuple[Tensor, ...]:
         """Return the time features of t (n,), and 1 - t where the network predicts the end point."""
-        if self.kind == "squared":
+        if self.loss_name == "squared":
             return super().terms(t, steps)
         rest = (1 - t).clamp(min=min(LEAST_REST, 1 / steps)).to(self.W_embed.dtype)
         return *super().terms(t, steps), rest

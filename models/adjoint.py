@@ -4,31 +4,13 @@ The vector field is the network of continuous time; a linear layer on z at t = 1
 Try: python main.py --method adjoint --dataset digits --steps 20
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.continuous import ContinuousNet
-from models.time_block import TimeBlock
-
-
-class VectorField(nn.Module):
-    """dz/dt = logits(z, image_part, t) W_embed over the state (z, image_part), whose second part stands still.
-
-    As part of the state the image features get their gradient from the adjoint ODE; a tensor that the field merely
-    captured would get none.
-    """
-
-    def __init__(self, block: TimeBlock, W_embed: Tensor):
-        super().__init__()
-        self.block, self.W_embed = block, W_embed
-
-    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        z, image_part = state
-        v = self.block.logits(z, image_part, self.block.time_part(t.unsqueeze(0))) @ self.W_embed
-        return v, torch.zeros_like(image_part)
 
 
 class AdjointNet(ContinuousNet):
@@ -70,9 +52,8 @@ class AdjointNet(ContinuousNet):
 
         state = self.noise([noise], len(x))[0], self.block.image_part(x, drop)
         ends = torch.tensor([0.0, 1.0], device=x.device)
-        field = VectorField(self.block, self.W_embed)
         path, _ = odeint_adjoint(
-            field,
+            self.field,
             state,
             ends,
             method="euler",
@@ -80,6 +61,24 @@ class AdjointNet(ContinuousNet):
             adjoint_params=self._field_parameters(),
         )
         return (F.nll_loss(self.log_prob(path[-1]), y),)
+
+    def field(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the velocity of the state (z, image_part), whose second part stands still.
+
+        As part of the state the image features get their gradient from the adjoint ODE; a tensor that the field merely
+        captured would get none.
+        """
+        z, image_part = state
+        return self.velocity(z, image_part, self.block.time_part(t.unsqueeze(0))), torch.zeros_like(image_part)
+
+    def times(self, steps: int | None = None, **how) -> list[float]:
+        return super().times(steps or self.steps)
+
+    def path(
+        self, z: Tensor, image_part: Tensor, generators: Sequence, steps: int | None = None, **how
+    ) -> Iterator[Tensor]:
+        """Yield z as ContinuousNet does; in as many steps as it is trained in, unless told otherwise."""
+        return super().path(z, image_part, generators, steps or self.steps, **how)
 
     def _grid(self, field, state: Tensor, ends: Tensor) -> Tensor:
         """Return the grid of exactly `steps` steps, both ways; torchdiffeq's step_size may take one more."""

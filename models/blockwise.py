@@ -20,7 +20,6 @@ class BlockwiseNet(Classifier):
         W_embed and others: see Classifier.
     """
 
-    blocks_answer = True
     loss_weights: list[float]
     one_weight = True  # whether all noise levels of a block have the same weight in its loss
 

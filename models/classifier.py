@@ -33,7 +33,6 @@ class Classifier(nn.Module):
     """
 
     readouts: tuple[str, ...] = ("sample", "vote", "mean")  # ways to read the answer out of several runs
-    blocks_answer = False  # whether the u_hat of every block is an answer of its own
     denoises = True  # whether z starts as noise and goes from step to step to an embedding
     runs_together = True  # whether an evaluation takes all runs through a network at once
     loss_terms: tuple[str, ...]  # names of what `loss` returns, scalars whose sum is the loss

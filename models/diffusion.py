@@ -7,6 +7,8 @@ from torch import Tensor
 
 from models.shares import Source, normal_like
 
+LOSSES = ("squared", "cross-entropy")
+
 
 class DiffusionLoss(NamedTuple):
     """The three terms of eq. 8 or 9, each a scalar averaged over the batch; the loss is their sum."""

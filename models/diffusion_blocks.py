@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from errors import check_name
 from models.blockwise import BlockwiseNet
 from models.class_probability import nearest_log_prob
 from models.classifier import Classifier
-from models.diffusion import repeat
+from models.diffusion import LOSSES, repeat
 from models.networks import NETWORKS, Shape
 from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, ladder, step_towards
 from models.precision import weighted_embedding
 from models.shares import normal_like
-from models.solvers import kept_steps
+from models.solvers import SAMPLERS, kept_steps
 
 
 class DiffusionBlocksNet(BlockwiseNet):
@@ -60,6 +61,7 @@ class DiffusionBlocksNet(BlockwiseNet):
         overlap: float = 0.1,
         blocks: Iterable[int] | None = None,
     ):
+        check_name("loss", loss, LOSSES)
         if loss == "squared" and learn_embedding:
             raise ValueError("the squared error would make learned embeddings all the same: take --loss cross-entropy")
         sizes = vit_layers, vit_width, vit_heads, vit_patch
@@ -72,7 +74,7 @@ class DiffusionBlocksNet(BlockwiseNet):
             blocks=blocks,
             make_block=lambda: NETWORKS[network].piece(shape, num_blocks),
         )
-        self.kind, self.noise_levels = loss, noise_levels
+        self.loss_name, self.noise_levels = loss, noise_levels
         self.loss_terms = ("weighted_cross_entropy" if loss == "cross-entropy" else "weighted_error",)
         self.density = NoiseDensity(*noise_range, p_mean, p_std)
         self.ranges = self.density.ranges(num_blocks, overlap)
@@ -146,7 +148,7 @@ class DiffusionBlocksNet(BlockwiseNet):
         u_y = u[y]  # (M B, d)
         z = u_y + sigma.unsqueeze(1).to(u.dtype) * normal_like(u_y, noise)
         logits = self.block(t)(c_in(sigma).unsqueeze(1).to(u.dtype) * z, x, c_noise(sigma), drop)
-        if self.kind == "cross-entropy":
+        if self.loss_name == "cross-entropy":
             each = F.cross_entropy(logits.to(u.dtype), y, reduction="none")
         else:
             each = (weighted_embedding(logits, u) - u_y).square().sum(dim=1)  # summed over d
@@ -166,6 +168,7 @@ class DiffusionBlocksNet(BlockwiseNet):
         z / sqrt(1 + sigma^2), NoProp's z, is (R, B, d), the weights softmax(logits) are (R, B, m). The last step ends
         at u_hat itself. sampler: ode, or ancestral, which is eq. 3. relay: see NoPropNetDT.denoise.
         """
+        check_name("sampler", sampler, SAMPLERS)
         runs, batch, m, u = len(generators), x.shape[0], len(self.W_embed), self.u
         sigmas, shown, ancestral = ladder(self.density, steps), self.shown_steps(steps), sampler == "ancestral"
         start = self.noise(generators, batch)
@@ -193,5 +196,5 @@ class DiffusionBlocksNet(BlockwiseNet):
         return weights
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return log p(y | z) where z = u_y + eps: the nearest embedding has the most. z (..., d) -> (..., m)."""
+        """Return log p(y | z) as if sigma were 1: the nearest embedding has the most. z (..., d) -> (..., m)."""
         return nearest_log_prob(z, self.u)

@@ -37,7 +37,6 @@ class EnsembleNet(Classifier):
     """
 
     loss_terms = ("cross_entropy",)
-    blocks_answer = True
     denoises = False
 
     def __init__(

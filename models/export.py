@@ -17,7 +17,7 @@ from models.classifier import Classifier
 from models.folding import fold_constants
 
 SUFFIXES = (".onnx", ".pt2")
-READOUTS = ("sample", "mean", "ensemble")  # of one run the first two are the same
+ONE_RUN_READOUTS = ("sample", "mean", "ensemble")  # of one run the first two are the same
 MOST_CALLS = 50  # calls of the network: each is written out, with all its operations
 ONNX_BYTES = 2 * 10**9  # one file holds no more
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from errors import check_name
+
 SOLVERS = ("euler", "heun", "dopri5")
+SAMPLERS = ("ancestral", "ode")  # eq. 3 step by step, or the probability-flow ODE
 POINTS = 20  # at most so many of the z on the way are shown
 TOLERANCE = 1e-5  # relative and absolute, of dopri5
 ADAPTIVE_STEPS = 50  # dopri5 chooses its steps, and shows z at the points of so many even ones
@@ -41,8 +44,7 @@ def solve(
     open_end: the velocity has no meaning at t = 1, so the last step of heun is one of euler.
     Raises ValueError for a solver that is none of SOLVERS.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"no solver {solver!r}: {', '.join(SOLVERS)}")
+    check_name("solver", solver, SOLVERS)
     if solver == "dopri5":
         yield from _adaptive(velocity, terms, z, steps)
         return

@@ -202,7 +202,8 @@ class ProgressBar(Callback):
         self.bar.update()
         running = trainer.running
         if not self.bar.disable and running.done % self.LOOK_EVERY == 0:
+            held = running.losses[[t - 1 for t in trainer.updates.parts]]  # those of other processes are 0 here
             share = running.done / len(trainer.steps)
-            self.bar.set_postfix_str(f"loss {running.losses.sum(dim=2).mean().item() / share:.3f}")
+            self.bar.set_postfix_str(f"loss {held.sum(dim=2).mean().item() / share:.3f}")
         if running.done == len(trainer.steps):
             self.bar.close()

@@ -42,9 +42,14 @@ def save_best(run: Path, content: dict) -> None:
     if model is None or not rows or not is_whole(content):
         return
     known = {name: content[name] for name in MODEL_KEYS if name in content}  # parts of older versions lack images
-    seconds = sum(row["seconds"] for row in rows[: best["epoch"]])
+    seconds = seconds_until(rows, best["epoch"])
     own = {"epoch": best["epoch"], "val_accuracy": best["accuracy"], "train_seconds": seconds, "model": model}
     save_checkpoint(run / BEST, known | own)
+
+
+def seconds_until(history: list[dict], epoch: int) -> float:
+    """Return the seconds of training up to an epoch."""
+    return sum(row["seconds"] for row in history[:epoch])
 
 
 def drop_previous(run: Path) -> None:

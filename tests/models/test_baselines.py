@@ -7,7 +7,7 @@ from helpers import settings, small_data
 from torch.nn import functional as F
 
 from assemble import new_model
-from models.adjoint import AdjointNet, VectorField
+from models.adjoint import AdjointNet
 from models.backprop import BackpropNet
 from models.ensemble import EnsembleNet
 from models.random_streams import Streams
@@ -64,7 +64,7 @@ def adjoint_errors(steps, prototype=False):
     net.zero_grad()
     state = net.noise([torch.Generator().manual_seed(0)], 8)[0], net.block.image_part(x)
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    path, _ = odeint(VectorField(net.block, net.W_embed), state, times, method="euler")
+    path, _ = odeint(net.field, state, times, method="euler")
     plain_loss = F.nll_loss(net.log_prob(path[-1]), y)
     torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=1e-6)
     plain_loss.backward()
@@ -86,7 +86,7 @@ def test_the_neural_ode_answers_along_the_field_that_was_trained():
     net = AdjointNet(SHAPE, torch.eye(4), steps=[5]).eval()
     x, y = torch.randn(6, *SHAPE), torch.arange(6) % 4
     (loss,) = net.loss(x, y, torch.Generator().manual_seed(1))
-    p = net.sample(x, [torch.Generator().manual_seed(1)], steps=5)[0]
+    p = net.sample(x, [torch.Generator().manual_seed(1)])[0]  # in as many steps, unless told otherwise
     torch.testing.assert_close(F.nll_loss(p.log(), y), loss)
 
 

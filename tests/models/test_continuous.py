@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from models.continuous import draw_times
 from models.diffusion import best_classifier, kl_to_noise, q_sample
+from models.diffusion_blocks import DiffusionBlocksNet
 from models.learned_schedule import LearnedSchedule
 from models.NoProp_CT import NoPropNetCT
 from models.NoProp_FM import NoPropNetFM
@@ -318,3 +319,12 @@ def test_an_unknown_solver_or_sampler_is_no_silent_euler():
 def test_the_last_step_is_always_shown(steps):
     kept = kept_steps(steps)
     assert kept[-1] == steps and len(kept) == min(steps, 20) and kept == sorted(set(kept))
+
+
+@pytest.mark.parametrize("kind", [NoPropNetCT, NoPropNetFM, DiffusionBlocksNet])
+def test_an_unknown_loss_or_sampler_is_not_taken_for_another(kind):
+    with pytest.raises(ValueError, match="no loss 'sqaured'"):
+        kind(SHAPE, torch.eye(4), loss="sqaured")
+    if kind is not NoPropNetFM:
+        with pytest.raises(ValueError, match="no sampler 'ancestrall'"):
+            kind(SHAPE, torch.eye(4)).eval().sample(torch.zeros(2, *SHAPE), sampler="ancestrall")
