@@ -268,18 +268,22 @@ class Batches:
         self.split, self.see, self.batch_size, self.streams = split, see, batch_size, streams
         self.augment, self.kept, self.part_of = augment, kept, part_of
 
+    @property
+    def sizes(self) -> list[int]:
+        """Return the number of images of each batch of an epoch; a last single one joins the batch before it."""
+        full, rest = divmod(len(self.split), self.batch_size)
+        if rest == 1 and full:
+            return [self.batch_size] * (full - 1) + [self.batch_size + 1]
+        return [self.batch_size] * full + [rest] * (rest > 0)
+
     def __len__(self) -> int:
-        """Return the number of batches of an epoch; see `indices`."""
-        count, size = len(self.split), self.batch_size
-        return -(-count // size) - (count % size == 1 and count > 1)
+        """Return the number of batches of an epoch."""
+        return len(self.sizes)
 
     def indices(self, order: torch.Generator) -> list[Tensor]:
-        """Draw the images of each batch of an epoch; a last single one joins the batch before it."""
+        """Draw the images of each batch of an epoch."""
         images = torch.randperm(len(self.split), generator=order).to(self.streams.device)  # one copy for all batches
-        batches = list(images.split(self.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [torch.cat(batches[-2:])]
-        return batches
+        return list(images.split(self.sizes))
 
     def batch(self, indices: Tensor, epoch: int, number: int) -> Batch:
         """Return batch `number` of an epoch, the same for all blocks."""

@@ -136,7 +136,7 @@ METHODS = {
         settings=("steps",),
         epochs={"mnist": 2, "fashion-mnist": 2, "other": 4},
         defaults={"steps": [1000]},
-        recipes={"fast": FAST},
+        recipes={"fast": FAST, "long": LONG | {"lr": 0.002, "batch_size": 256, "epochs": 20, "steps": [50]}},
     ),
 }
 
