@@ -18,6 +18,7 @@ from models.blocks import parse_blocks
 NEGATIVE = re.compile(r"-[0-9.]+(e[+-]?[0-9]+)?")  # a number
 LONG_DEFAULT = 40  # characters; a longer one stands in --help-all only
 MOST_GUESSES = 3
+OTHER_NAMES = {"resume": "--checkpoint RUN", "output-dir": "--checkpoint-dir"}  # of other programs
 OF_FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes names of files
 MAX_COUNT, MAX_STEPS, MAX_RUNS, MAX_BLOCKS = 10**9, 10**5, 1000, 10**4  # beyond is a slip, and would take all memory
 
@@ -170,6 +171,8 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return a question with the names that begin with a word, else with the nearest one; nothing if none is near."""
     bare = {name.lstrip("-"): name for name in names}
     word = word.lstrip("-").lower().replace("_", "-")
+    if word in OTHER_NAMES:
+        return f"; did you mean {OTHER_NAMES[word]}?"
     near = [name for name in bare if len(word) > 1 and name.startswith(word)] or get_close_matches(word, bare, n=1)
     return f"; did you mean {' or '.join(bare[name] for name in near[:MOST_GUESSES])}?" if near else ""
 

@@ -37,7 +37,7 @@ def with_recipe(flags: dict[str, object]) -> Settings:
     recipe, method = flags.get("recipe"), flags.get("method", Settings.method)
     known = METHODS[method].recipes
     if recipe and recipe not in known:
-        raise UserError(f"--method {method} has no recipe {recipe}: leave --recipe out")
+        raise UserError(f"--method {method} has no recipe {recipe}: take {' or '.join(known)}, or leave --recipe out")
     return Settings(**{**known.get(recipe, {}), **flags})
 
 

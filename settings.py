@@ -240,7 +240,7 @@ class Settings:
     config: str | None = setting("files", None, "repeat a run in a new folder: take the settings of its config.json; "
         "flags that are given win", place, metavar="RUN", of_call=True)
     auto_resume: bool = setting("files", False, "go on from last.pt of the run folder where it is there and has these "
-        "settings, else start: one command for schedulers that start a job again", of_call=True)
+        "settings, else start: one command for schedulers that start a job again", may_change="resume", of_call=True)
     save_every: int = setting("files", 0, "epochs between the checkpoint_epoch_N.pt that are kept; 0: none", COUNT,
         metavar="N", may_change="resume", shapes_blocks=False)
     save_every_minutes: float = setting("files", 10.0, "minutes between two saves, within an epoch too; 0: after "

@@ -33,12 +33,14 @@ def draw_figures(folder: Path) -> Iterator[tuple[str, object]]:
 
 
 def draw_run(folder: Path, format: str = "png") -> list[Path]:
-    """Draw all figures into folder/plots; returns their paths. Raises UserError."""
+    """Draw all figures into folder/plots; returns their paths. Raises UserError. One that is no longer true goes."""
+    paths = {name: Path(folder) / "plots" / f"{name}.{format}" for name in FIGURES}
     drawn = []
     for name, figure in draw_figures(folder):
-        path = Path(folder) / "plots" / f"{name}.{format}"
-        save_figure(figure, path)
-        drawn.append(path)
+        save_figure(figure, paths[name])
+        drawn.append(paths[name])
+    for path in set(paths.values()) - set(drawn):
+        path.unlink(missing_ok=True)
     return drawn
 
 

@@ -4,6 +4,7 @@ from math import nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from figures.style import BLUE, COLOURS, block_colourbar, block_colours
 from runs.reader import RunFiles
@@ -44,7 +45,7 @@ def block_losses(figure: Figure, loss: Axes, terms: Axes | None, run: RunFiles, 
     shared = [name for name in names if name != own]
     for name, style in zip(shared, ("--", ":"), strict=False):
         label = in_words(name, run, ", mean of the blocks")
-        _plot(terms, run.mean_of(name), color="black", linestyle=style, label=label)
+        _plot(terms, run.mean_of(name), color="black", linestyle=style, label=label, **look)
     loss.set_title("loss of each block")
     _explain(terms or loss)
     block_colourbar(figure, [loss, terms] if terms else [loss], len(colours))
@@ -66,6 +67,16 @@ def _plot(axes: Axes, values: list[float | None], label: str | None = None, **lo
     zero = " (0, not on this scale)" if label and not any(known) else ""
     axes.plot(range(1, len(known) + 1), known, label=label and label + zero, **look)
     axes.set(ylabel="mean over the epoch (log scale)", yscale="log")
+    axes.yaxis.set_major_formatter(PlainLogFormatter())
+    axes.yaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1, 0.4)))
+
+
+class PlainLogFormatter(LogFormatterSciNotation):
+    """Labels what matplotlib would label, but 0.06, 1 and 23.2 as numbers, not as powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and 1e-3 <= abs(x) < 1e4 else text
 
 
 def _explain(axes: Axes) -> None:

@@ -23,7 +23,8 @@ def training_curves(run: RunFiles) -> Figure | None:
     rows = [names] if len(names) == 2 else [names[:2], [names[2], names[-1]]]
     figure = Figure(figsize=(11.5, 1 + 4.2 * len(rows)), layout="constrained")
     panels = figure.subplot_mosaic(rows)
-    look = {"marker": "o" if len(rates) < 30 else None, "markersize": 3}
+    epochs = len(rates)
+    look = {"marker": "o" if epochs < 30 else None, "markersize": 3}
     if len(run.history[0]["loss"]) > 1 or run.config.get("block_order"):
         block_losses(figure, panels["loss"], panels.get("terms"), run, terms, **look)
     else:
@@ -37,6 +38,7 @@ def training_curves(run: RunFiles) -> Figure | None:
         figure.suptitle(f"learning rate {rates[0]:g} at the start of every epoch", fontsize=10)
     for axes in panels.values():
         axes.set_xlabel("epoch")
+        axes.set_xlim(1 - 0.04 * epochs, 1.04 * epochs)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return with_grid(figure, *panels.values())
 

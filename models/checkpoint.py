@@ -47,7 +47,9 @@ def read_checkpoint(path: str | Path) -> dict:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a checkpoint in it (it has {_checkpoints_in(path)})")
     if not path.is_file():
-        where = f"its folder has {_checkpoints_in(path.parent)}" if path.parent.is_dir() else "nor its folder"
+        where = (
+            f"its folder has {_checkpoints_in(path.parent, path.name)}" if path.parent.is_dir() else "nor its folder"
+        )
         raise UserError(f"there is no checkpoint {path} ({where})")
     with reading(f"the checkpoint {path}", "take another one"):
         check_file(path)
@@ -99,8 +101,8 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return True
 
 
-def _checkpoints_in(folder: Path) -> str:
-    found = sorted(folder.glob("*.pt")) or sorted(folder.glob(f"*/{BEST}"))  # those of --seeds and --compare are below
+def _checkpoints_in(folder: Path, name: str = BEST) -> str:
+    found = sorted(folder.glob("*.pt")) or sorted(folder.glob(f"*/{name}"))  # those of --seeds and --compare are below
     return ", ".join(str(path.relative_to(folder)) for path in found) or "none"
 
 

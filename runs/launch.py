@@ -38,7 +38,9 @@ def run_main(flags: list[str], ranks: int = 1) -> int:
 
 
 def same_flags(path: Path, flags: dict[str, object]) -> None:
-    """Keep the flags of several runs that belong together. Raises UserError where others are kept there."""
+    """Keep the flags of several runs that belong together. Raises UserError where others, or a run, are kept there."""
+    if (path.parent / "config.json").exists():
+        raise UserError(f"{path.parent} holds a single run: name another --checkpoint-dir")
     now = json.loads(json.dumps(flags))
     before = read_json(path, "delete it", _check_flags)
     before = now if before is None else before

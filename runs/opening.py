@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from data import Split, TrainingData
-from errors import printable
+from errors import UserError, printable
 from models.random_streams import kinds_of_devices
 from runs.callbacks import describe_early_stop
 from runs.checkpoint import LAST, PREVIOUS, save_best
 from runs.files import write_json
-from runs.folder import set_aside
+from runs.folder import FLAGS, set_aside
 from runs.process import OneProcess
 from runs.report import describe_idle, describe_progress, describe_run, go_on
 from runs.signals import Stopped
@@ -45,6 +45,8 @@ def begin(
 
 def prepare_folder(trainer, s: Settings, run: Path, checkpoint: dict | None, ranks: int) -> None:
     """Set aside what the run would overwrite, and write its config.json, and best_model.pt where it goes on."""
+    if (run / FLAGS).exists():
+        raise UserError(f"{run} holds runs of --seeds or --compare: name another --checkpoint-dir")
     path = Path(s.checkpoint).resolve() if checkpoint else None
     if path is None or path.parent != run.resolve() or path.name not in (LAST, PREVIOUS):
         make_room(run, path)
@@ -70,7 +72,8 @@ def tell_differences(trainer, checkpoint: dict, s: Settings) -> None:
     if trainer.stopped_early and trainer.epoch < s.epochs:
         print(describe_early_stop(trainer))
     elif trainer.finished:
-        print(f"all {s.epochs} epochs are trained: it is tested again; to train on raise --epochs")
+        on = "start a new run with --init-from" if s.lr_schedule == "cosine" else "raise --epochs"
+        print(f"all {s.epochs} epochs are trained: it is tested again; to train on {on}")
     threads, device = torch.get_num_threads(), trainer.streams.device.type
     if other := kinds_of_devices(checkpoint["streams"]) - {device}:
         print(

@@ -54,6 +54,7 @@ TYPOS = {
     "--embedding one-hot": "did you mean --embedding-type or --embedding-dim or --embedding-init?",
     "--schedule cosinus": "did you mean cosine?",
     "--augment flop,crop": "did you mean flip?",
+    "--resume run": "did you mean --checkpoint RUN?",
 }
 
 

@@ -105,3 +105,14 @@ def test_seeds_are_trained_each_in_its_folder_and_go_on_where_they_were(run_main
     assert (code, again[0], again[-1]) == (0, f"seed 3: done already in {tmp_path / 'seed-3'}", out[-1])
     code, _, err = run_main(*flags, "--seeds", "3,5", "--lr", 1)
     assert (code, len(err)) == (2, 1) and "holds runs with no --lr" in err[0]
+
+
+def test_a_run_and_the_runs_of_several_seeds_do_not_share_a_folder(run_main, tmp_path):
+    small = ["--dataset", "digits", "--train-size", "64", "--num-blocks", "1", "--epochs", "1"]
+    for name in ("config.json", "flags.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("{}")
+    code, _, err = run_main(*small, "--seeds", "0,1", "--checkpoint-dir", tmp_path / "config.json")
+    assert (code, len(err)) == (2, 1) and "holds a single run" in err[0]
+    code, _, err = run_main(*small, "--checkpoint-dir", tmp_path / "flags.json")
+    assert (code, len(err)) == (2, 1) and "holds runs of --seeds or --compare" in err[0]
