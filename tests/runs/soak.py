@@ -132,7 +132,7 @@ def compare_runs(one: Path, two: Path) -> list[str]:
 def kill_again_and_again(name: str, folder: Path, kills: int, seed: int) -> Counter:
     """Kill runs of a scenario so often; every run goes on until it is finished. Counts kills by phase, and runs."""
     draw, done = random.Random(f"{seed}/{name}"), Counter()
-    flags = ["--dataset", "digits", *SCENARIOS[name].split()]
+    flags = ["--dataset", "digits", "--train-size", "600", *SCENARIOS[name].split()]
     whole = Process(folder / "whole", [*flags, "--checkpoint-dir", str(folder / "whole")])
     assert not whole.kill_in("never", 0), "\n".join(whole.lines)
     assert whole.lines[-1].startswith("test accuracy"), "\n".join(whole.lines)
