@@ -189,8 +189,8 @@ def test_too_little_memory_is_one_line(run_main, tmp_path, monkeypatch):
 
 
 def test_runs_killed_at_random_instants_end_as_the_uninterrupted_one(tmp_path):
-    done = soak.kill_again_and_again("dt", tmp_path, kills=3, seed=0)
-    assert done["runs"] >= 1 and done.total() - done["runs"] >= 3
+    done = soak.kill_again_and_again("dt", tmp_path, kills=2, seed=0)
+    assert done["runs"] >= 1 and done.total() - done["runs"] >= 2
 
 
 def test_a_last_pt_that_does_not_load_falls_back_to_the_one_before(tmp_path):
