@@ -11,13 +11,11 @@ MAY_BE_NONE = {"image_size", "train_size", "augment", "encoder_width", "encoder_
 
 
 def differences(runs: list[RunFiles]) -> list[str]:
-    """Return for each run the values of the settings in which the runs differ, and its name where those are alike."""
+    """Return for each run its name, and the values of the settings in which the runs differ."""
     configs = [_shown(run) for run in runs]
     names = [name for name in dict.fromkeys(name for config in configs for name in config) if _differs(name, configs)]
     labels = [", ".join(filter(None, (_in_words(name, config, configs) for name in names))) for config in configs]
-    alike = [not label or labels.count(label) > 1 for label in labels]
-    named = zip(runs, labels, alike, strict=True)
-    return [", ".join(filter(None, (label, same and run.name))) for run, label, same in named]
+    return [f"{run.name}: {label}" if label else run.name for run, label in zip(runs, labels, strict=True)]
 
 
 def _shown(run: RunFiles) -> dict[str, object]:

@@ -38,8 +38,9 @@ def training_curves(run: RunFiles) -> Figure | None:
         figure.suptitle(f"learning rate {rates[0]:g} at the start of every epoch", fontsize=10)
     for axes in panels.values():
         axes.set_xlabel("epoch")
-        axes.set_xlim(1 - 0.04 * epochs, 1.04 * epochs)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        margin = max(0.5, 0.04 * epochs)
+        axes.set_xlim(1 - margin, epochs + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return with_grid(figure, *panels.values())
 
 
