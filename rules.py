@@ -186,7 +186,7 @@ def _check_commands(s: Settings, given: set[str]) -> None:
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} are different things: give one of them")
     if set(commands) & set(USES) and not s.checkpoint:
-        raise UserError(f"{modes[0]} needs --checkpoint PATH, the model to use")
+        raise UserError(f"{modes[0]} needs --checkpoint RUN, the model to use (--checkpoint-dir is where results go)")
     senseless = set()
     if s.compare:
         senseless = {"method", "checkpoint", "blocks", "embedding_from", "init_from", "test_every_epoch", "auto_resume"}
