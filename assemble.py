@@ -47,20 +47,19 @@ def run_folder(s: Settings) -> Path:
 
 def name_files(s: Settings) -> Settings:
     """Return the settings with a file in place of the folder of a run: last.pt to go on or merge, else its model."""
-    names = {"checkpoint": (_model_of if commands_in(s) else _last_of)(s.checkpoint)}
+    names = {"checkpoint": _model_of(s.checkpoint) if commands_in(s) else _file_of(s.checkpoint, LAST)}
     names |= {name: _model_of(getattr(s, name)) for name in ("embedding_from", "init_from")}
-    return replace(s, **names, merge=s.merge and [_last_of(path) for path in s.merge])
+    return replace(s, **names, merge=s.merge and [_file_of(path, LAST) for path in s.merge])
 
 
-def _last_of(path: str | None) -> str | None:
-    return str(Path(path, LAST)) if path and Path(path).is_dir() else path
+def _file_of(path: str | None, name: str) -> str | None:
+    return str(Path(path, name)) if path and Path(path).is_dir() else path
 
 
 def _model_of(path: str | None) -> str | None:
     """Return the best model in the folder of a run; before the first epoch is over, and in that of a part, last.pt."""
-    if path and Path(path, LAST).is_file() and not Path(path, BEST).is_file():
-        return _last_of(path)
-    return str(Path(path, BEST)) if path and Path(path).is_dir() else path
+    has_last_alone = path and Path(path, LAST).is_file() and not Path(path, BEST).is_file()
+    return _file_of(path, LAST if has_last_alone else BEST)
 
 
 def load_data(

@@ -209,8 +209,7 @@ def fits(s: Settings, given: set[str], path: str, checkpoint: dict, processes: O
         adopt(replace(s, checkpoint=path), given, checkpoint["config"])
     except UserError as error:
         if processes.first:
-            why = str(error).partition(": leave the flag out")[0]
-            print(printable(f"main.py: starting anew, since {why}"), file=sys.stderr)
+            print(printable(f"main.py: starting anew, since {error}"), file=sys.stderr)
         return False
     return True
 

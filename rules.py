@@ -38,7 +38,10 @@ def with_recipe(flags: dict[str, object]) -> Settings:
     known = METHODS[method].recipes
     if recipe and recipe not in known:
         raise UserError(f"--method {method} has no recipe {recipe}: take {' or '.join(known)}, or leave --recipe out")
-    return Settings(**{**known.get(recipe, {}), **flags})
+    values = {**known.get(recipe, {}), **flags}
+    if recipe and "warmup_epochs" not in flags:  # a short trial leaves out the recipe's
+        values["warmup_epochs"] = min(values["warmup_epochs"], values["epochs"] - 1)
+    return Settings(**values)
 
 
 def settle(s: Settings, given: set[str]) -> Settings:
@@ -62,8 +65,6 @@ def settle(s: Settings, given: set[str]) -> Settings:
     s = replace(s, **{name: value for name, value in defaults.items() if getattr(s, name) is None})
     if s.augment == []:
         s = replace(s, augment=list(dataset.augment))
-    if s.recipe and "warmup_epochs" not in given:  # of the recipe; a short trial leaves it out
-        s = replace(s, warmup_epochs=min(s.warmup_epochs, s.epochs - 1))
     if s.lr_schedule == "plateau" and "lr_scheduler_patience" not in given:
         s = replace(s, lr_scheduler_patience=s.lr_scheduler_patience or PLATEAU_PATIENCE)
     _check_together(s, given)
@@ -81,15 +82,17 @@ def adopt(s: Settings, given: set[str], config: dict) -> Settings:
         _check_owners(given, replace(s, method=config["method"], dataset=config["dataset"]))
     if s.augment == []:
         s = replace(s, augment=list(DATASETS[config["dataset"]].augment))
+    way_out = ": leave the flag out" + (" or start a new run" if use == "resume" else "")
+    if s.auto_resume:  # which starts a new run by itself
+        way_out = ""
     for name in sorted(given - free):
         if not _same_setting(name, getattr(s, name), config.get(name)):
-            way_out = "leave the flag out" + (" or start a new run" if use == "resume" else "")
             mine, its = (_in_words(name, value) for value in (getattr(s, name), config.get(name)))
-            raise UserError(f"{as_flag(name)} {mine} contradicts the checkpoint, which has {its}: {way_out}")
+            raise UserError(f"{as_flag(name)} {mine} contradicts the checkpoint, which has {its}{way_out}")
     if config.get("lr_schedule") == "cosine" and use == "resume" and "epochs" in given and s.epochs != config["epochs"]:
         raise UserError(
             f"--epochs {s.epochs} contradicts the checkpoint: its learning rate falls to zero at epoch "
-            f"{config['epochs']} (--lr-schedule cosine): leave the flag out or start a new run"
+            f"{config['epochs']} (--lr-schedule cosine){way_out}"
         )
     own = names_where(lambda about: about["of_call"]) | (given & free)
     values = {**config, **{name: getattr(s, name) for name in own}}

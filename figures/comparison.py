@@ -63,7 +63,8 @@ def write_comparison(folder: Path, methods: list[str], dataset: str, command: st
     command: that makes them.
     """
     found = {path.parent.name: read_json(path) for path in folder.glob("*/config.json")}
-    earlier = sorted(name for name, config in found.items() if config.get("method") == name not in methods)
+    of_method = {name for name, config in found.items() if isinstance(config, dict) and config.get("method") == name}
+    earlier = sorted(of_method - set(methods))
     runs = {name: run for name in [*methods, *earlier] if (run := finished_run(folder / name))}
     if with_earlier := [name for name in earlier if name in runs]:
         print(f"\nwith what the folder holds of {', '.join(with_earlier)}")

@@ -4,9 +4,8 @@ from math import nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation
 
-from figures.style import BLUE, COLOURS, block_colourbar, block_colours
+from figures.style import BLUE, COLOURS, block_colourbar, block_colours, with_log_scale
 from runs.reader import RunFiles
 
 DENOISE = "loss_denoise"
@@ -66,17 +65,8 @@ def _plot(axes: Axes, values: list[float | None], label: str | None = None, **lo
     known = [nan if value is None else value for value in values]
     zero = " (0, not on this scale)" if label and not any(known) else ""
     axes.plot(range(1, len(known) + 1), known, label=label and label + zero, **look)
-    axes.set(ylabel="mean over the epoch (log scale)", yscale="log")
-    axes.yaxis.set_major_formatter(PlainLogFormatter())
-    axes.yaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1, 0.4)))
-
-
-class PlainLogFormatter(LogFormatterSciNotation):
-    """Labels what matplotlib would label, but 0.06, 1 and 23.2 as numbers, not as powers of ten."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        text = super().__call__(x, pos)
-        return f"{x:g}" if text and 1e-3 <= abs(x) < 1e4 else text
+    axes.set_ylabel("mean over the epoch (log scale)")
+    with_log_scale(axes)
 
 
 def _explain(axes: Axes) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures.differences import differences
-from figures.style import COLOURS, STYLES, legend_below, plain, with_grid
+from figures.style import COLOURS, STYLES, legend_below, plain, with_grid, with_log_scale
 from runs.reader import RunFiles
 
 SIGNS = "os^vDPX*"
@@ -37,7 +37,8 @@ def curves_of_runs(runs: list[RunFiles]) -> Figure:
         ):
             above.plot(x, run.mean_of("loss"), **look)
             below.plot(x, accuracies, **look)
-    loss.set(ylabel="training loss (log scale)", yscale="log", title="over epochs")
+    loss.set(ylabel="training loss (log scale)", title="over epochs")
+    with_log_scale(loss)
     loss_by_time.set(title="over seconds of training")
     accuracy.set(ylabel=f"{images} accuracy (%)", xlabel="epoch")
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))

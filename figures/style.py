@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from errors import printable
 from figures.letters import lacking
@@ -110,6 +110,21 @@ def with_grid(figure: Figure, *all_axes) -> Figure:
     return figure
 
 
+class PlainLogFormatter(LogFormatterSciNotation):
+    """Labels what matplotlib would label, but 0.06, 1 and 23.2 as numbers, not as powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        return f"{x:g}" if text and 1e-3 <= abs(x) < 1e4 else text
+
+
+def with_log_scale(axes) -> None:
+    """Give an axes a logarithmic y axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(PlainLogFormatter())
+    axes.yaxis.set_minor_formatter(PlainLogFormatter())
+
+
 def reliability(axes, lines: list[tuple]) -> None:
     """Draw a reliability diagram; lines of (label, bins (3, n), expected error in per cent, colour, marker).
 
@@ -121,13 +136,8 @@ def reliability(axes, lines: list[tuple]) -> None:
         filled = count > 0
         points = 100 * confidence[filled], 100 * accuracy[filled]
         size = 12 + 250 * count[filled] / count.sum()
-        look = {
-            "facecolor": "none",
-            "edgecolor": colour,
-            "linewidth": 1.5,
-            "marker": sign,
-        }  # what lies below stays seen
-        axes.scatter(*points, s=size, label=f"{label}: expected error {error:.1f} %", **look)
+        hollow = {"facecolor": "none", "edgecolor": colour, "linewidth": 1.5}  # what lies below stays seen
+        axes.scatter(*points, s=size, marker=sign, label=f"{label}: expected error {error:.1f} %", **hollow)
     axes.set(xlabel="confidence (%); larger marks: more answers", ylabel="accuracy (%)")
     legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=1 + (len(lines) > 3))
     for handle in legend.legend_handles[1:]:

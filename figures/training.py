@@ -58,9 +58,8 @@ def _accuracies(axes: Axes, run: RunFiles, **look) -> None:
     best = run.history[run.best_epoch - 1]
     if best["val_accuracy"] is not None:
         ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none", "color": "black"}
-        axes.plot(
-            best["epoch"], best["val_accuracy"], label=f"the best, of epoch {best['epoch']}: kept and tested", **ring
-        )
+        ring["label"] = f"the best, of epoch {best['epoch']}: kept and tested"
+        axes.plot(best["epoch"], best["val_accuracy"], **ring)
     axes.set(title=f"accuracy (readout {run.config['readout']})", ylabel="accuracy (%)")
     if axes.lines:
         axes.legend()

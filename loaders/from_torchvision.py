@@ -41,14 +41,13 @@ def _download(make: type, name: str, data_dir: str) -> None:
 
     Own images are not taken for a place to download to: who names their folder has forgotten --dataset folder.
     """
-    base, above = getattr(make, "base_folder", f"{make.__name__}/raw"), Path(data_dir).resolve().parent
-    files = Path(data_dir, base)
-    if (above / base).is_dir():
-        raise UserError(f"no {name} files in {data_dir}: did you mean --data-dir {above}?")
+    base, place = getattr(make, "base_folder", f"{make.__name__}/raw"), Path(data_dir).resolve()
+    files, beside = Path(data_dir, base), place.parent / base
+    if beside.is_dir() and beside.is_relative_to(place):
+        raise UserError(f"no {name} files in {data_dir}: did you mean --data-dir {place.parent}?")
     if Path(data_dir, "train").is_dir():
-        raise UserError(
-            f"{data_dir} has a folder train and no {name} files: if it holds own images, add --dataset folder"
-        )
+        way_out = "if it holds own images, add --dataset folder, else name another --data-dir"
+        raise UserError(f"{data_dir} has a folder train and no {name} files: {way_out}")
     made = [place for place in (files, *files.parents) if not place.exists()]
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)

@@ -18,7 +18,7 @@ from models.class_probability import nearest_log_prob
 from models.classifier import Classifier
 from models.diffusion import LOSSES, repeat
 from models.networks import NETWORKS, Shape
-from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, ladder, step_towards
+from models.noise_ranges import NoiseDensity, block_of_step, c_in, c_noise, c_out, ladder, middle_weights, step_towards
 from models.precision import weighted_embedding
 from models.shares import normal_like
 from models.solvers import SAMPLERS, kept_steps
@@ -78,8 +78,7 @@ class DiffusionBlocksNet(BlockwiseNet):
         self.loss_terms = ("weighted_cross_entropy" if loss == "cross-entropy" else "weighted_error",)
         self.density = NoiseDensity(*noise_range, p_mean, p_std)
         self.ranges = self.density.ranges(num_blocks, overlap)
-        middles = torch.tensor([low * high for low, high in self.ranges], device="cpu").sqrt()
-        self.loss_weights = c_out(middles).pow(-2).tolist()
+        self.loss_weights = middle_weights(self.ranges)
 
     @staticmethod
     def ways(steps: Sequence[int] = (4,), sampler: Sequence[str] = ("ode",)) -> list[dict]:

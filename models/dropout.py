@@ -22,7 +22,7 @@ def relu_dropout(x: Tensor, p: float, source: Source) -> Tensor:
 
 
 class _ReLUDropout(torch.autograd.Function):
-    """An element that is positive in the end has passed both, so the backward pass needs the result alone, no mask."""
+    """Does both at once: what is positive in the end has passed both, so the backward pass needs the result alone."""
 
     @staticmethod
     def forward(ctx, x: Tensor, p: float, source: Source) -> Tensor:

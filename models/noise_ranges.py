@@ -103,6 +103,12 @@ def c_out(sigma: Tensor) -> Tensor:
     return sigma * S * (sigma**2 + S**2).rsqrt()
 
 
+def middle_weights(ranges: list[tuple[float, float]]) -> list[float]:
+    """Return 1 / c_out^2 in the middle of each range (low, high) of log sigma."""
+    middles = torch.tensor([low * high for low, high in ranges], device="cpu").sqrt()
+    return c_out(middles).pow(-2).tolist()
+
+
 def c_skip(sigma: Tensor) -> Tensor:
     """Return the share of z itself in what leaves a network."""
     return S**2 / (sigma**2 + S**2)

@@ -45,8 +45,6 @@ def begin(
 
 def prepare_folder(trainer, s: Settings, run: Path, checkpoint: dict | None, ranks: int) -> None:
     """Set aside what the run would overwrite, and write its config.json, and best_model.pt where it goes on."""
-    if (run / FLAGS).exists():
-        raise UserError(f"{run} holds runs of --seeds or --compare: name another --checkpoint-dir")
     path = Path(s.checkpoint).resolve() if checkpoint else None
     if path is None or path.parent != run.resolve() or path.name not in (LAST, PREVIOUS):
         make_room(run, path)
@@ -90,7 +88,12 @@ def write_config(run: Path, config: dict, device: torch.device, ranks: int = 1) 
 
 
 def make_room(run: Path, keep: Path | None = None) -> None:
-    """Set aside an earlier run in the folder, and tell the user where; keep: a checkpoint of it to go on from."""
+    """Set aside an earlier run in the folder, and tell the user where; keep: a checkpoint of it to go on from.
+
+    Raises UserError for a folder of several runs, which are no earlier run of this one.
+    """
+    if (run / FLAGS).exists():
+        raise UserError(f"{run} holds runs of --seeds or --compare: name another --checkpoint-dir")
     inside = keep is not None and keep.parent == run.resolve()
     aside = set_aside(run, run / keep.name if inside else None)
     if aside is not None:

@@ -232,6 +232,11 @@ def adopted(use, flags, trained="--embedding-type one-hot --dataset digits"):
     return adopt(*parse(f"{USE[use]} {flags}".split()), settled(trained)[0].as_dict())
 
 
+def test_going_on_keeps_a_warm_up_that_is_the_whole_training():
+    trained = "--dataset digits --recipe fast --lr-schedule constant --warmup-epochs 16"
+    assert adopted("resume", "", trained).warmup_epochs == 16
+
+
 @pytest.mark.parametrize(
     "use, flags, name, value",
     [

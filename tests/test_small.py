@@ -22,12 +22,8 @@ def train(run_main, root, *flags):
         (2, 1, (8, 8), ["--num-blocks", 2, "--val-fraction", 0]),  # one image of each class
         # a class without validation image
         (2, 2, (8, 8), ["--num-blocks", 2, "--val-fraction", 0.25, "--embedding-type", "prototype"]),
-        (
-            3,
-            11,
-            (8, 8),
-            ["--num-blocks", 2, "--batch-size", 8, "--val-fraction", 0],
-        ),  # 33 images: the last batch would be a single one
+        # 33 images: the last batch would be a single one
+        (3, 11, (8, 8), ["--num-blocks", 2, "--batch-size", 8, "--val-fraction", 0]),
         (2, 3, (13, 6), ["--num-blocks", 2]),  # not square
         (2, 4, (4, 4), ["--num-blocks", 1]),  # the smallest images, and T = 1
     ],

@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from conftest import train
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from errors import UserError
 from figures import FIGURES
 from figures.comparison import accuracy_over
 from figures.inference import calibration, predictions
-from figures.style import DPI, short_names
+from figures.style import DPI, short_names, with_log_scale
 from figures.training import training_curves
 from runs.reader import RunFiles, read_run
 from visualize import draw_figures, draw_run, main
@@ -84,6 +85,15 @@ def test_a_learning_rate_that_never_changes_is_told_in_words_and_any_other_is_dr
     rows = [{**row, "learning_rate": rate} for row, rate in zip(run.history, (0.004, 0.001), strict=True)]
     changed = panel(training_curves(run._replace(history=rows)), "learning rate")
     assert list(changed.lines[0].get_ydata()) == [0.004, 0.001]
+
+
+def test_a_log_axis_below_a_decade_has_plain_numbers():
+    axes = Figure().subplots()
+    axes.plot([1, 2], [20, 90])
+    with_log_scale(axes)
+    axes.figure.draw_without_rendering()
+    labels = [text.get_text() for text in axes.get_yticklabels(which="both")]
+    assert {"20", "40"} <= set(labels) and not any("$" in label for label in labels)
 
 
 def test_the_terms_of_the_loss_have_their_meaning_in_the_legend(digits_run):

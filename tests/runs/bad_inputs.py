@@ -147,6 +147,9 @@ IMAGES = {
     "own images without --dataset folder": Case(
         lambda b: ["--dataset", "mnist", "--data-dir", b.file("train/cat/x.png").parents[2]], "--dataset folder"
     ),
+    "a folder too deep": Case(
+        lambda b: ["--dataset", "mnist", "--data-dir", b.file("MNIST/raw/x").parents[1]], "did you mean --data-dir"
+    ),
     "no data folder": Case(lambda b: ["--dataset", "folder", "--data-dir", b.folder / "nowhere"], "nowhere"),
     "no test images": Case(without("test"), "test"),
     "no class folders": Case(
